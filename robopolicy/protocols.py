@@ -1,0 +1,113 @@
+"""What the rooms of the project expect of each other, as Protocols. Imports neither torch nor mujoco."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from robopolicy.embodiment import Embodiment
+from robopolicy.types import ActionChunk, Batch, Losses, Observation, RobotState, Setpoint
+
+__all__ = ["Policy", "PolicySpec", "RobotDriver", "TrainablePolicy"]
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy needs to be fed and what it gives back.
+
+    Attributes:
+        embodiment: Card whose action channels it emits.
+        observation_horizon: ``To``.
+        action_horizon: ``Ta``, values executed before re-planning.
+        prediction_horizon: ``Tp``.
+        state: Whether it reads proprioception.
+        environment_state: Width E of the privileged state it reads, 0 for none.
+        cameras: Names of the cameras it reads.
+    """
+
+    embodiment: Embodiment
+    observation_horizon: int
+    action_horizon: int
+    prediction_horizon: int
+    state: bool = True
+    environment_state: int = 0
+    cameras: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that turns an observation into an action chunk. Stateless: no queue, no hidden history."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its needs."""
+        ...
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """Predict a chunk.
+
+        Args:
+            observation: Last To control steps.
+            rng: Seed or generator; the only source of randomness.
+            prefix: What is still scheduled and will be executed while this call runs.
+            goal: For goal-conditioned policies.
+
+        Returns:
+            values [Tp-To+1, A] in physical units, ``t0_ns = observation.time_ns[-1]``.
+        """
+        ...
+
+
+@runtime_checkable
+class TrainablePolicy(Policy, Protocol):
+    """A policy that the trainer can train; also a ``torch.nn.Module``."""
+
+    def loss(self, batch: Batch, *, rng: Any = None) -> Losses:
+        """Training loss of one batch. ``rng`` is a ``torch.Generator`` on the batch's device, or None for the global."""
+        ...
+
+
+@runtime_checkable
+class RobotDriver(Protocol):
+    """The only write path to a robot. A context manager: leaving it stops softly and holds; torque is never just dropped."""
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """Card of the robot behind it."""
+        ...
+
+    def read(self) -> RobotState:
+        """Newest measured state.
+
+        Raises:
+            DeployError: the controller no longer answers or its time stamp stopped advancing.
+        """
+        ...
+
+    def command(self, setpoint: Setpoint, t_ns: int) -> None:
+        """Send one limited setpoint; ``t_ns`` is now on the driver's clock."""
+        ...
+
+    def hold(self) -> None:
+        """Keep the last commanded position, powered."""
+        ...
+
+    def stop(self) -> None:
+        """Controlled stop by the robot's own means, then hold."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,43 @@
+"""Maps the fixed top-level folders onto one import root.
+
+The folders ``data/``, ``sim/``, ``deploy/`` and ``configs/`` stand beside ``robopolicy/`` but are imported
+as ``robopolicy.data``, ``robopolicy.sim``, ``robopolicy.deploy`` and ``robopolicy.configs``. ``ROOTS`` is
+the only place that knows this.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOTS = {
+    "robopolicy": "robopolicy",
+    "robopolicy.data": "data",
+    "robopolicy.sim": "sim",
+    "robopolicy.deploy": "deploy",
+    "robopolicy.configs": "configs",
+}
+HERE = Path(__file__).parent
+
+
+def packages_and_folders() -> dict[str, str]:
+    """Every package with the folder it lives in, found below the five roots and nowhere else."""
+    found: dict[str, str] = {}
+    for package, folder in ROOTS.items():
+        for init in sorted((HERE / folder).rglob("__init__.py")):
+            relative = init.parent.relative_to(HERE / folder)
+            name = ".".join([package, *relative.parts])
+            found[name] = str(Path(folder) / relative) if relative.parts else folder
+    return found
+
+
+PACKAGES = packages_and_folders()
+
+setup(
+    packages=sorted(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={
+        "robopolicy": ["py.typed"],
+        "robopolicy.configs": ["**/*.yaml"],
+        "robopolicy.sim": ["**/*.xml"],
+    },
+)
