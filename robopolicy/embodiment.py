@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from robopolicy.errors import EmbodimentError, EmbodimentMismatchError, explain, suggest
 from robopolicy.registry import registry
 
-__all__ = ["ACTION_SPACES", "Camera", "Channel", "ChannelGroup", "ChainLink", "Embodiment", "load_embodiment"]
+__all__ = ["ACTION_SPACES", "Camera", "ChainLink", "Channel", "ChannelGroup", "Embodiment", "load_embodiment"]
 
 ACTION_SPACES = ("joint_position", "joint_delta", "ee_pose", "ee_delta")
 EE_CHANNELS = (*(f"ee_position.{a}" for a in "xyz"), *(f"ee_rotation.{i}" for i in range(6)))

@@ -73,13 +73,16 @@ class TrainablePolicy(Policy, Protocol):
     """A policy that the trainer can train; also a ``torch.nn.Module``."""
 
     def loss(self, batch: Batch, *, rng: Any = None) -> Losses:
-        """Training loss of one batch. ``rng`` is a ``torch.Generator`` on the batch's device, or None for the global."""
+        """Training loss of one batch; ``rng`` is a ``torch.Generator`` on the batch's device, None for the global."""
         ...
 
 
 @runtime_checkable
 class RobotDriver(Protocol):
-    """The only write path to a robot. A context manager: leaving it stops softly and holds; torque is never just dropped."""
+    """The only write path to a robot.
+
+    A context manager: leaving it stops softly and holds; torque is never just dropped.
+    """
 
     @property
     def embodiment(self) -> Embodiment:

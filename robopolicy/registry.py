@@ -48,9 +48,7 @@ def load_target(target: str) -> Any:
             raise
         raise ConfigError(explain("target module not found", given=target, mend="check the YAML's target")) from error
     except AttributeError as error:
-        raise ConfigError(
-            explain("target attribute not found", given=target, mend=f"define it in {module}")
-        ) from error
+        raise ConfigError(explain("target attribute not found", given=target, mend=f"define it in {module}")) from error
 
 
 @dataclass(frozen=True)
