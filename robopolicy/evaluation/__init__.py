@@ -1,1 +1,1 @@
-
+"""Statistics, reports, paired comparison and the results ledger. Imports neither torch nor mujoco."""

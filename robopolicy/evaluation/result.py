@@ -1,0 +1,201 @@
+"""What one episode leaves behind: one record for simulation and arm. Imports no numpy, torch or mujoco."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from robopolicy.errors import DataError, explain, suggest
+
+__all__ = ["MEASURED_FIELDS", "TERMINATIONS", "EpisodeResult"]
+
+TERMINATIONS = ("success", "timeout", "fault", "unstable")
+"""Why an episode ended: solved and held, out of steps, safety fault latched, physics diverged."""
+
+MEASURED_FIELDS = ("inference_ms", "cpu_s", "video")
+"""Fields that depend on the machine or on where files were put; all others are a function of the episode's seed."""
+
+_TEXT = ("split", "task", "embodiment", "termination")
+_COUNTS = ("index", "length", "ticks", "tracking_ticks", "missing_setpoints", "clipped_ticks", "chunks")
+_FLAGS = ("success_once", "success_at_end")
+_REALS = ("duration_s", "latency_ms", "max_seam_velocity_step", "cpu_s")
+_LISTS = ("inference_ms", "initial_state")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """One finished episode. Numpy scalars and arrays are accepted and stored as plain, JSON-able Python.
+
+    Attributes:
+        index: Episode index inside its split.
+        split: ``train``, ``val`` or ``test``.
+        task: Name of the task.
+        embodiment: Name of the embodiment card.
+        success_once: The task's predicate (hold time included) was true at some tick.
+        success_at_end: It was true when the episode ended.
+        length: Control steps.
+        duration_s: Time of the executor's clock: simulated in ``eval``, real in ``deploy``.
+        termination: One of :data:`TERMINATIONS`.
+        inference_ms: Measured time of each policy call, milliseconds.
+        latency_ms: Mean latency that was applied between an observation and its chunk, milliseconds.
+        ticks: Setpoint ticks of the episode.
+        tracking_ticks: Ticks in mode ``tracking``.
+        missing_setpoints: Ticks at which the arm was due a setpoint and got none.
+        clipped_ticks: Ticks at which the limiter changed the command.
+        max_seam_velocity_step: Largest velocity step at a chunk seam, in ticks of the acceleration limit (1 = allowed).
+        chunks: Chunks that the executor accepted.
+        initial_state: State after reset, physical units; two runs of one index must agree in it.
+        cpu_s: CPU time of the process over the episode.
+        video: Path of the video relative to the report's folder, or None.
+
+    Raises:
+        DataError: a field has the wrong type, is not finite, or contradicts another; every problem is named.
+    """
+
+    index: int
+    split: str
+    task: str
+    embodiment: str
+    success_once: bool
+    success_at_end: bool
+    length: int
+    duration_s: float
+    termination: str
+    inference_ms: Sequence[float]
+    latency_ms: float
+    ticks: int
+    tracking_ticks: int
+    missing_setpoints: int
+    clipped_ticks: int
+    max_seam_velocity_step: float
+    chunks: int
+    initial_state: Sequence[float]
+    cpu_s: float = 0.0
+    video: str | None = None
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for name, check in _CHECKS.items():
+            try:
+                object.__setattr__(self, name, check(getattr(self, name)))
+            except TypeError as error:
+                problems.append(f"{name} must be {error}, given: {getattr(self, name)!r}")
+        if not problems:
+            problems = list(self._contradictions())
+        if problems:
+            raise DataError(explain(f"episode {self.index!r} has a bad record", given="; ".join(problems)))
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if self.termination not in TERMINATIONS:
+            found.append(f"termination {self.termination!r} is not one of {', '.join(TERMINATIONS)}")
+        if self.success_at_end and not self.success_once:
+            found.append("success_at_end without success_once")
+        if self.termination == "success" and not self.success_once:
+            found.append("termination 'success' without success_once")
+        if max(self.tracking_ticks, self.clipped_ticks) > self.ticks:
+            found.append(
+                f"tracking_ticks {self.tracking_ticks} or clipped_ticks {self.clipped_ticks} > ticks {self.ticks}"
+            )
+        return found
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """(task, embodiment, split, index): what makes two episodes the same episode."""
+        return self.task, self.embodiment, self.split, self.index
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict, ready for strict JSON."""
+        return {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in fields(self)
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """:meth:`to_dict` without :data:`MEASURED_FIELDS`: equal for any number of workers and any order."""
+        return {name: value for name, value in self.to_dict().items() if name not in MEASURED_FIELDS}
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> EpisodeResult:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            DataError: a key is unknown or missing, or a value is bad; all problems in one message.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown = [f"'{key}' ({suggest(str(key), names) or 'no such field'})" for key in mapping if key not in names]
+        missing = [name for name in names if name not in mapping]
+        if unknown or missing:
+            given = "; ".join(
+                ([f"unknown {', '.join(unknown)}"] if unknown else [])
+                + ([f"missing {', '.join(missing)}"] if missing else [])
+            )
+            raise DataError(explain("an episode record has the wrong fields", given=given, allowed=names))
+        return cls(**mapping)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars as Python numbers, without importing numpy."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("a non-empty string")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    value = _plain(value)
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
+    return value
+
+
+def _count(value: Any) -> int:
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("an integer >= 0")
+    return value
+
+
+def _finite(value: Any) -> float:
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError("a finite number")
+    return float(value)
+
+
+def _real(value: Any) -> float:
+    try:
+        number = _finite(value)
+    except TypeError:
+        number = -1.0
+    if number < 0:
+        raise TypeError("a finite number >= 0")
+    return number
+
+
+def _list(value: Any) -> tuple[float, ...]:
+    if isinstance(value, (str, bytes, Mapping)):
+        raise TypeError("a list of finite numbers")
+    try:
+        return tuple(_finite(item) for item in value)
+    except TypeError:
+        raise TypeError("a list of finite numbers") from None
+
+
+def _video(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+_CHECKS = {
+    **dict.fromkeys(_TEXT, _text),
+    **dict.fromkeys(_COUNTS, _count),
+    **dict.fromkeys(_FLAGS, _flag),
+    **dict.fromkeys(_REALS, _real),
+    **dict.fromkeys(_LISTS, _list),
+    "video": _video,
+}
