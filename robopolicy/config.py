@@ -73,7 +73,7 @@ def _compose(name: str, overrides: Sequence[str], cls: type | None) -> tuple[dic
     config, choices = _hydra(name, chosen)
     # A chosen recipe may bring groups of its own into reach, so choices are settled in rounds.
     waiting = list(parsed)
-    while ready := [p for p in waiting if p.get_key_element() in choices]:
+    while ready := [p for p in waiting if p.get_key_element() in choices and not isinstance(p.value(), dict)]:
         waiting = [p for p in waiting if p not in ready]
         chosen += [p.input_line for p in ready if _option_exists(p, problems)]
         config, choices = _hydra(name, chosen)
@@ -180,7 +180,8 @@ def _exists(config: DictConfig, cls: type | None, key: str) -> bool:
 
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
-    return (OmegaConf.is_dict(node) and last in node) or last in _schema_fields(cls, parent)
+    # `in` would answer no for a key that is still "???".
+    return (OmegaConf.is_dict(node) and last in node.keys()) or last in _schema_fields(cls, parent)
 
 
 def _siblings(config: DictConfig, cls: type | None, key: str, choices: Iterable[str]) -> list[str]:

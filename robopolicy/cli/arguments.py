@@ -12,7 +12,7 @@ from robopolicy.errors import CommandError, explain, suggest
 from robopolicy.registry import config_roots
 from robopolicy.schema import UNSET, fields_of, type_name
 
-__all__ = ["describe_keys", "parse", "split_arguments"]
+__all__ = ["describe_keys", "flags", "parse", "split_arguments"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,20 @@ def split_arguments(
             allowed = [*(f"<{p}>" for p in positional), "key=value"]
             raise CommandError(explain("argument not understood", given=argument, allowed=allowed, mend=f"{argument}=VALUE"))
     return named, overrides
+
+
+def flags(argv: Sequence[str], known: Sequence[str]) -> set[str]:
+    """The ``--flag`` arguments of a verb that takes nothing else.
+
+    Raises:
+        CommandError: any other argument.
+    """
+    for argument in argv:
+        if not argument.startswith("--") or argument[2:] not in known:
+            allowed = [f"--{name}" for name in known]
+            mend = suggest(argument, allowed)
+            raise CommandError(explain("argument not understood", given=argument, allowed=allowed, mend=mend))
+    return {argument[2:] for argument in argv}
 
 
 def parse(cls: type[T], name: str, argv: Sequence[str], *, positional: Sequence[str] = ()) -> T:
