@@ -1,0 +1,180 @@
+"""What a report looks like: its content as sections for :func:`robopolicy.evaluation.html.write_html`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from robopolicy.evaluation import svg
+from robopolicy.evaluation.html import Markup, Section, code, columns, details, facts, figure, table, tiles, video
+from robopolicy.evaluation.result import EpisodeResult
+
+__all__ = ["MAX_VIDEOS", "headline_tiles", "report_plots", "report_sections", "video_grid"]
+
+MAX_VIDEOS = 12
+"""Videos carried inside a page; the others stay beside it."""
+
+
+def report_sections(report: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[Section]:
+    """The sections of one report.
+
+    Args:
+        report: Content of report.json.
+        folder: Where the report's videos are relative to.
+    """
+    episodes = [EpisodeResult.from_dict(row) for row in report["episodes"]]
+    result: list[Markup | str] = [headline_tiles(report)]
+    if report.get("missing_episodes"):
+        result.append(f"Episodes without a result: {', '.join(map(str, report['missing_episodes']))}.")
+    sections = [Section("Result", [*result, report_plots(report)])]
+    if report.get("sweep"):
+        sections.append(Section("Success against latency", _sweep_blocks(report["sweep"])))
+    if any(episode.video for episode in episodes):
+        sections.append(Section("Videos", [video_grid(episodes, folder)]))
+    sections.append(Section("Episodes", [_episode_table(episodes)]))
+    sections.append(Section("How it was made", _provenance(report)))
+    return sections
+
+
+def headline_tiles(report: Mapping[str, Any]) -> Markup:
+    """Success, lengths, latency and safety in one row of figures."""
+    lower, upper = report["wilson_95"]
+    safety, inference = report["safety"], report["latency"]["inference_ms"]
+    lengths, seam = report["lengths"]["successes"], safety["max_seam_velocity_step"]
+    missing = safety["missing_setpoints"]
+    p50 = "\u2013" if inference["p50"] is None else f"{inference['p50']:.3g} ms"
+    note = "not measured" if inference["p95"] is None else f"p95 {inference['p95']:.3g} ms, n = {inference['n']}"
+    return tiles(
+        [
+            ("success", f"{report['success_rate'] * 100:.1f} %", f"{report['successes']} of {report['n']}", ""),
+            ("95 % interval", f"{lower * 100:.0f} to {upper * 100:.0f} %", "Wilson", ""),
+            ("steps to success", _or_dash(lengths["p50"]), f"median, longest {_or_dash(lengths['max'])}", ""),
+            ("inference", p50, note, ""),
+            ("missing setpoints", str(missing), f"of {safety['ticks']} ticks", "bad" if missing else "good"),
+            (
+                "largest step at a seam",
+                f"{seam:.2f} \u00d7",
+                "of one tick of the acceleration limit",
+                "good" if seam <= 1 else "bad",
+            ),
+        ]
+    )
+
+
+def report_plots(report: Mapping[str, Any]) -> Markup:
+    """Success bars with intervals, episode lengths and inference times."""
+    episodes = report["episodes"]
+    bars = svg.proportion_bars(
+        [
+            (label, block["successes"], block["n"], block["wilson_95"])
+            for label, block in (
+                ("success at the end", report["success_at_end"]),
+                ("success at some time", report["success_once"]),
+            )
+        ]
+    )
+    lengths = svg.histogram(
+        {
+            "success": [row["length"] for row in episodes if row["success_at_end"]],
+            "failure": [row["length"] for row in episodes if not row["success_at_end"]],
+        },
+        xlabel="episode length (control steps)",
+    )
+    latency = svg.histogram(
+        {"policy call": [ms for row in episodes for ms in row["inference_ms"]]}, xlabel="inference time (ms)"
+    )
+    return columns(
+        figure(bars, "Bars: share of episodes. Whiskers: Wilson 95 % interval."),
+        figure(lengths, "How long the episodes were."),
+        figure(latency, "Measured time of every policy call."),
+    )
+
+
+def video_grid(episodes: Sequence[EpisodeResult], folder: str | os.PathLike[str], limit: int = MAX_VIDEOS) -> Markup:
+    """Up to ``limit`` videos, failures first for at most half of them, each with its verdict."""
+    with_video = [episode for episode in episodes if episode.video]
+    failures = [episode for episode in with_video if not episode.success_at_end]
+    successes = [episode for episode in with_video if episode.success_at_end]
+    kept = failures[: max(limit // 2, limit - len(successes))]
+    kept += successes[: limit - len(kept)]
+    shown = [
+        video(
+            _inside(Path(folder), episode.video or ""),
+            f"episode {episode.index}, {episode.length} steps, {episode.termination}",
+            success=episode.success_at_end,
+        )
+        for episode in kept
+    ]
+    left = len(with_video) - len(kept)
+    note = f"<p class=muted>{left} more videos are beside this page.</p>" if left else ""
+    return Markup(f'<div class="videos">{columns(*shown)}{note}</div>')
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    """The video's path; one that leads out of the report's folder is treated as missing."""
+    parts = PurePosixPath(relative)
+    if parts.is_absolute() or ".." in parts.parts:
+        return folder / "outside-of-the-report"
+    return folder / parts
+
+
+def _sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
+    points = [{"x": point["latency_ms"], "y": point["rate"], "interval": point["wilson_95"]} for point in sweep]
+    head = ("latency (ms)", "successes", "n", "rate", "Wilson 95 %", "missing setpoints", "largest seam step (\u00d7)")
+    rows = [
+        (
+            point["latency_ms"],
+            point["successes"],
+            point["n"],
+            f"{point['rate'] * 100:.1f} %",
+            _interval(point["wilson_95"]),
+            point["missing_setpoints"],
+            point["max_seam_velocity_step"],
+        )
+        for point in sweep
+    ]
+    plot = svg.curve(points, xlabel="added latency (ms)", ylabel="success at the end")
+    return [figure(plot, "The same episodes at every latency. Band: Wilson 95 % interval."), table(head, rows)]
+
+
+def _episode_table(episodes: Sequence[EpisodeResult]) -> Markup:
+    head = ("episode", "at the end", "once", "steps", "seconds", "ended by", "calls", "slowest call (ms)")
+    head += ("latency (ms)", "missing", "clipped", "seam (\u00d7)", "CPU (s)")
+    rows = [
+        (
+            *(e.index, e.success_at_end, e.success_once, e.length, e.duration_s, e.termination, len(e.inference_ms)),
+            *(max(e.inference_ms, default=None), e.latency_ms, e.missing_setpoints, e.clipped_ticks),
+            *(e.max_seam_velocity_step, e.cpu_s),
+        )
+        for e in episodes
+    ]
+    return table(head, rows, tones=["" if episode.success_at_end else "bad" for episode in episodes])
+
+
+def _provenance(report: Mapping[str, Any]) -> list[Markup | str]:
+    head = dict(report["header"])
+    command, asked = head.pop("command", None), head.pop("episodes", [])
+    structured = {name: head.pop(name) for name in ("control", "seeds", "extra") if name in head}
+    blocks: list[Markup | str] = []
+    if command:
+        blocks.append(code(command if isinstance(command, str) else " ".join(map(str, command))))
+    span = f"{len(asked)}, {min(asked)} to {max(asked)}" if asked else "0"
+    made = facts({**{name.replace("_", " "): value for name, value in head.items()}, "episodes": span})
+    blocks.append(columns(made, facts(report["versions"])))
+    blocks += [
+        details(f"{name}", code(json.dumps(value, indent=2, ensure_ascii=False)))
+        for name, value in structured.items()
+        if value
+    ]
+    return blocks
+
+
+def _interval(pair: Sequence[float]) -> str:
+    return f"{pair[0]:.3f} to {pair[1]:.3f}"
+
+
+def _or_dash(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:g}"

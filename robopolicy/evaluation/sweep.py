@@ -1,0 +1,53 @@
+"""Success against inference latency: one point per latency, every point on the same episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robopolicy.errors import DataError, explain
+from robopolicy.evaluation.result import EpisodeResult
+from robopolicy.evaluation.statistics import rate, summary
+
+__all__ = ["latency_sweep"]
+
+
+def latency_sweep(points: Mapping[float, Sequence[EpisodeResult]]) -> list[dict[str, Any]]:
+    """Condense the results of a latency sweep.
+
+    Args:
+        points: Injected latency (ms) -> results of that run. Each run must hold the same episodes from the same initial
+            states, else a difference between points could come from the episodes.
+
+    Returns:
+        By rising latency: ``{latency_ms, successes, n, rate, wilson_95, clopper_pearson_95, applied_ms,
+        missing_setpoints, max_seam_velocity_step}``; success is ``success_at_end``.
+
+    Raises:
+        DataError: an empty run, or runs over different episodes.
+    """
+    runs = {float(latency): sorted(results, key=lambda r: r.key) for latency, results in sorted(points.items())}
+    reference: list[tuple[Any, ...]] | None = None
+    for latency, results in runs.items():
+        episodes = [(*result.key, result.initial_state) for result in results]
+        if not episodes:
+            raise DataError(explain("a sweep point has no episodes", given=f"latency_ms={latency:g}"))
+        if reference is not None and episodes != reference:
+            raise DataError(
+                explain(
+                    "sweep points must run the same episodes from the same initial states",
+                    given=f"latency_ms={latency:g} has {len(episodes)} episodes, the first point {len(reference)}",
+                    mend="evaluate every latency with the same task, embodiment, split and episodes",
+                )
+            )
+        reference = episodes
+    return [
+        {
+            "latency_ms": latency,
+            **rate(sum(result.success_at_end for result in results), len(results)),
+            "applied_ms": summary(result.latency_ms for result in results),
+            "missing_setpoints": sum(result.missing_setpoints for result in results),
+            "max_seam_velocity_step": max(result.max_seam_velocity_step for result in results),
+        }
+        for latency, results in runs.items()
+    ]
