@@ -141,8 +141,8 @@ def _sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
 
 
 def _episode_table(episodes: Sequence[EpisodeResult]) -> Markup:
-    head = ("episode", "at the end", "once", "steps", "seconds", "ended by", "calls", "slowest call (ms)")
-    head += ("latency (ms)", "missing", "clipped", "seam (\u00d7)", "CPU (s)")
+    head: tuple[str, ...] = ("episode", "at the end", "once", "steps", "seconds", "ended by", "calls")
+    head += ("slowest call (ms)", "latency (ms)", "missing", "clipped", "seam (\u00d7)", "CPU (s)")
     rows = [
         (
             *(e.index, e.success_at_end, e.success_once, e.length, e.duration_s, e.termination, len(e.inference_ms)),
