@@ -24,12 +24,12 @@ from pathlib import Path
 from robopolicy import __version__
 from robopolicy.cli.arguments import flags
 from robopolicy.cli.graphics import choose_backend
+from robopolicy.sim.gl import DEBIAN_PACKAGES
 
 __all__ = ["Finding", "examine", "run"]
 
 PACKAGES = ("numpy", "torch", "torchvision", "diffusers", "accelerate", "robomimic", "safetensors", "zarr", "mujoco")
 PACKAGES_2 = ("gymnasium", "hydra-core", "omegaconf", "PyYAML", "pillow", "tensorboard", "rich", "scipy")
-GL_DEBIAN = "sudo apt-get install libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri"
 DISK_WANTED_GB = 5.0
 MEMORY_WANTED_GB = 4.0
 
@@ -150,7 +150,7 @@ def _graphics() -> list[Finding]:
     chosen, tried = choose_backend()
     refused = "; ".join(f"{t.backend} does not work: {t.detail}" for t in tried if not t.works)
     if chosen is None:
-        mend = f"{GL_DEBIAN}   (Debian, Ubuntu; elsewhere Mesa's EGL), then robopolicy doctor"
+        mend = f"sudo apt-get install {' '.join(DEBIAN_PACKAGES)}   (Debian, Ubuntu; elsewhere Mesa's EGL)"
         return [Finding("GL", f"no backend renders; {refused}", mend)]
     wished = os.environ.get("MUJOCO_GL", "").lower()
     if wished and wished != chosen.backend:
