@@ -39,8 +39,8 @@ def compare(
 
     Returns:
         ``{schema_version, n, both, only_a, only_b, neither, difference, newcombe_95, conditional_95, mcnemar_p,
-        verdict, notes, a, b, episodes_only_a, episodes_only_b, unpaired_a, unpaired_b}``; ``a`` and ``b`` describe the sides on
-        the paired episodes.
+        verdict, notes, a, b, episodes_only_a, episodes_only_b, unpaired_a, unpaired_b}``; ``a`` and ``b`` describe
+        the sides on the paired episodes.
 
     Raises:
         ReportNotFoundError: a report is missing.

@@ -50,14 +50,14 @@ def headline_tiles(report: Mapping[str, Any]) -> Markup:
     return tiles(
         [
             ("success", f"{report['success_rate'] * 100:.1f} %", f"{report['successes']} of {report['n']}", ""),
-            ("95 % interval", f"{lower * 100:.0f} to {upper * 100:.0f} %", "Wilson", ""),
+            ("95 % interval", f"{lower * 100:.0f} to {upper * 100:.0f}", "percent, Wilson", ""),
             ("steps to success", _or_dash(lengths["p50"]), f"median, longest {_or_dash(lengths['max'])}", ""),
             ("inference", p50, note, ""),
             ("missing setpoints", str(missing), f"of {safety['ticks']} ticks", "bad" if missing else "good"),
             (
-                "largest step at a seam",
+                "largest seam step",
                 f"{seam:.2f} \u00d7",
-                "of one tick of the acceleration limit",
+                "of what one tick allows",
                 "good" if seam <= 1 else "bad",
             ),
         ]

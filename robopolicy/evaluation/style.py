@@ -34,7 +34,7 @@ p{margin:0 0 12px;max-width:75ch;overflow-wrap:anywhere}
 .columns+*{margin-top:16px}
 figure{margin:0 0 12px;min-width:0}
 figcaption{color:var(--muted);font-size:.86rem;max-width:60ch}
-svg{display:block;width:100%;max-width:460px;height:auto}
+svg{display:block;width:100%;max-width:420px;height:auto}
 svg .t{font-size:13px;fill:var(--ink)}
 svg .muted{fill:var(--muted);font-size:12px}
 svg .strong{font-weight:600}
@@ -58,7 +58,7 @@ svg .dot{fill:var(--s1);stroke:var(--card);stroke-width:2}
 .videos .columns{grid-template-columns:repeat(auto-fill,minmax(min(180px,44%),1fr));gap:12px}
 .novideo{display:grid;place-items:center;color:var(--muted);font-size:.82rem;padding:8px}
 .scroll{overflow-x:auto;max-height:70vh}
-table{border-collapse:collapse;font-size:.88rem;width:100%;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;font-size:.88rem;min-width:min(100%,420px);font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--muted);font-weight:600;position:sticky;top:0;background:var(--card)}
 td.num,th.num{text-align:right;padding-right:16px}

@@ -147,7 +147,9 @@ def difference_bar(difference: float, lower: float, upper: float, *, label_a: st
     ]
     for value, anchor in ((-reach, "start"), (0.0, "middle"), (reach, "end")):
         x = _scale(value, -reach, reach, x0, x1)
-        parts.append(f'<text x="{x:.1f}" y="82" class="t muted {anchor}">{value * 100:+.0f} points</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="82" class="t muted {anchor}">{f"{value * 100:+.0f}" if value else "0"} points</text>'
+        )
     return _svg(92, parts, "difference of success rates with 95 percent interval")
 
 
