@@ -82,7 +82,9 @@ def _compose(name: str, overrides: Sequence[str], cls: type | None) -> tuple[dic
         try:
             _apply(config, override, cls, choices, problems)
         except OmegaConfBaseException as error:
-            problems.append(f"{override.key_or_group}: " + explain("cannot be set", given=override.input_line, mend=_line(error)))
+            problems.append(
+                f"{override.key_or_group}: " + explain("cannot be set", given=override.input_line, mend=_line(error))
+            )
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)), problems
     except OmegaConfBaseException as error:
@@ -175,13 +177,16 @@ def _apply(config: DictConfig, override: Any, cls: type | None, choices: Iterabl
 
 
 def _exists(config: DictConfig, cls: type | None, key: str) -> bool:
-    """Whether ``key`` stands in the YAML or is a field of the dataclass that will be built."""
+    """Whether ``key`` stands in the YAML or is known to the dataclass that will be built."""
     from omegaconf import OmegaConf
 
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
     # `in` would answer no for a key that is still "???".
-    return (OmegaConf.is_dict(node) and last in node.keys()) or last in _schema_fields(cls, parent)
+    if OmegaConf.is_dict(node) and last in node.keys():  # noqa: SIM118
+        return True
+    names, is_open = _schema_names(cls, parent)
+    return is_open or last in names
 
 
 def _siblings(config: DictConfig, cls: type | None, key: str, choices: Iterable[str]) -> list[str]:
@@ -190,18 +195,27 @@ def _siblings(config: DictConfig, cls: type | None, key: str, choices: Iterable[
     parent = key.rpartition(".")[0]
     node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
     prefix = f"{parent}." if parent else ""
-    names = {*(map(str, node) if OmegaConf.is_dict(node) else ()), *_schema_fields(cls, parent)}
+    names = {*(map(str, node) if OmegaConf.is_dict(node) else ()), *_schema_names(cls, parent)[0]}
     return sorted({*(prefix + n for n in names), *(() if parent else choices)})
 
 
-def _schema_fields(cls: type | None, parent: str) -> list[str]:
+def _schema_names(cls: type | None, parent: str) -> tuple[list[str], bool]:
+    """Fields of the dataclass at the dotted path, and whether any key may be added there (a mapping of anything)."""
+    hint: Any = cls
     for part in filter(None, parent.split(".")):
-        if cls is None or part not in fields_of(cls):
-            return []
-        hint = fields_of(cls)[part][1]
-        inner = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t) and isinstance(t, type)]
-        cls = inner[0] if inner else None
-    return list(fields_of(cls)) if cls is not None else []
+        inner = [hint, *typing.get_args(hint)] if typing.get_origin(hint) not in (dict, Mapping) else [hint]
+        classes = [t for t in inner if dataclasses.is_dataclass(t) and isinstance(t, type)]
+        if classes:
+            hint = fields_of(classes[0]).get(part, (None, None))[1]
+        elif typing.get_origin(hint) in (dict, Mapping):
+            hint = typing.get_args(hint)[1]
+        elif hint is not Any:
+            return [], False
+    if hint is Any or hint is dict or typing.get_args(hint)[1:] == (Any,):
+        return [], hint is not None
+    inner = [hint, *typing.get_args(hint)] if typing.get_origin(hint) not in (dict, Mapping) else []
+    classes = [t for t in inner if dataclasses.is_dataclass(t) and isinstance(t, type)]
+    return (list(fields_of(classes[0])) if classes else []), False
 
 
 def _line(error: BaseException) -> str:

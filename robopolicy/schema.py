@@ -168,7 +168,9 @@ def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     if origin is Literal:
         if not any(value == a and type(value) is type(a) for a in arguments):
             mend = suggest(value, [a for a in arguments if isinstance(a, str)]) if isinstance(value, str) else None
-            problems.append(f"{where}: " + explain("not one of the choices", given=_show(value), allowed=arguments, mend=mend))
+            problems.append(
+                f"{where}: " + explain("not one of the choices", given=_show(value), allowed=arguments, mend=mend)
+            )
         return value
     if origin in (tuple, list, Sequence) or hint in (tuple, list):
         return _sequence(hint, origin or hint, arguments, value, where, problems)

@@ -212,7 +212,9 @@ def test_setup_lists_the_packages_on_disk() -> None:
 def isolated(code: str) -> str:
     """Run code in a new interpreter, from the checkout, and return what it prints."""
     environment = {**os.environ, "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -241,7 +243,10 @@ HEAVY = ("torch", "mujoco", "zarr", "hydra", "omegaconf", "gymnasium", "diffuser
         ("import robopolicy", ()),
         ("from robopolicy.cli.main import main; main(['--help'])", ()),
         ("from robopolicy.cli.main import main; main(['list', 'tasks'])", ()),
-        ("import robopolicy.data, robopolicy.deploy, robopolicy.policies, robopolicy.evaluation, robopolicy.configs", ()),
+        (
+            "import robopolicy.data, robopolicy.deploy, robopolicy.policies, robopolicy.evaluation, robopolicy.configs",
+            (),
+        ),
         ("import robopolicy.sim", ("gymnasium", "numpy")),
         ("import robopolicy.control, robopolicy.training, robopolicy.models, robopolicy.diffusion", ()),
         ("import robopolicy.config, robopolicy.protocols, robopolicy.embodiment", ("numpy",)),

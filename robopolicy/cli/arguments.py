@@ -42,7 +42,9 @@ def split_arguments(
             name, has_value, value = argument[2:].partition("=")
             if name not in options:
                 mend = suggest(name, options) or f"write {name}=VALUE for a key of the configuration"
-                raise CommandError(explain("unknown option", given=argument, allowed=[f"--{o}" for o in options], mend=mend))
+                raise CommandError(
+                    explain("unknown option", given=argument, allowed=[f"--{o}" for o in options], mend=mend)
+                )
             given = value if has_value else next(rest, None)
             if given is None or given == "":
                 raise CommandError(explain(f"--{name} needs a value", given=argument, mend=f"--{name} VALUE"))
@@ -53,7 +55,9 @@ def split_arguments(
             named[free.pop(0)] = argument
         else:
             allowed = [*(f"<{p}>" for p in positional), "key=value"]
-            raise CommandError(explain("argument not understood", given=argument, allowed=allowed, mend=f"{argument}=VALUE"))
+            raise CommandError(
+                explain("argument not understood", given=argument, allowed=allowed, mend=f"{argument}=VALUE")
+            )
     return named, overrides
 
 

@@ -136,7 +136,9 @@ def _machine() -> list[Finding]:
     except (ValueError, OSError):
         found.append(Finding("memory", "size unknown on this system"))
     free = shutil.disk_usage(".").free / 1e9
-    mend = "" if free >= DISK_WANTED_GB else f"free some space: {DISK_WANTED_GB:g} GB are wanted for data and checkpoints"
+    mend = (
+        "" if free >= DISK_WANTED_GB else f"free some space: {DISK_WANTED_GB:g} GB are wanted for data and checkpoints"
+    )
     found.append(Finding("disk", f"{free:.1f} GB free in {Path.cwd()}", mend, needed=False))
     shared = Path("/dev/shm")
     if sys.platform == "linux":

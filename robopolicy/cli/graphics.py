@@ -48,7 +48,12 @@ def try_backend(backend: str, timeout_s: float = 60.0) -> GlTrial:
     environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend, "LP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return GlTrial(backend, False, f"no answer within {timeout_s:g} s")
@@ -56,7 +61,9 @@ def try_backend(backend: str, timeout_s: float = 60.0) -> GlTrial:
         return GlTrial(backend, True, done.stdout.strip().splitlines()[-1])
     said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("  ")]
     # mujoco's clean-up prints "Exception ignored" after the real cause, which is the last line of the first traceback.
-    cause = next((line for line in said if ":" in line and not line.startswith(("Traceback", "Exception ignored"))), None)
+    cause = next(
+        (line for line in said if ":" in line and not line.startswith(("Traceback", "Exception ignored"))), None
+    )
     return GlTrial(backend, False, cause or f"the process ended with code {done.returncode}")
 
 

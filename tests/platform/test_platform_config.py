@@ -205,3 +205,23 @@ def test_unknown_root_and_missing_folder(own_root: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ROBOPOLICY_CONFIG_PATH", str(own_root / "gone"))
     with pytest.raises(ConfigError, match="ROBOPOLICY_CONFIG_PATH"):
         compose("collect")
+
+
+@dataclass(frozen=True)
+class Stage:
+    steps: int
+    batch_size: int = 4
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    stages: dict[str, Stage]
+
+
+def test_keys_below_a_mapping_of_stages(own_root: Path) -> None:
+    (own_root / "plan.yaml").write_text("stages: {policy: {steps: 3}}\n")
+    plan = load(Plan, "plan", ["stages.policy.batch_size=8", "stages.policy.parameters.net.down=[1,2]"])
+    assert plan.stages["policy"] == Stage(3, 8, {"net": {"down": [1, 2]}})
+    with pytest.raises(ConfigError, match=r"did you mean 'stages.policy.batch_size'"):
+        load(Plan, "plan", ["stages.policy.batchsize=8"])
