@@ -1,0 +1,200 @@
+"""The one writer of a store: stages an episode, writes its files, and commits by replacing one small file.
+
+Order of one append, each step durable before the next begins:
+
+1. validate and encode everything in memory;
+2. write the new and the changed chunk files (each beside its old self, then renamed over it). Rows that were committed
+   keep their bytes, so readers of the old commit notice nothing;
+3. replace the root ``zarr.json``. **This rename is the commit.**
+
+Killed before 3, the store holds the old commit, and what lies beyond its last row is overwritten by the next append.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopolicy.data.columns import ColumnTail, read_column
+from robopolicy.data.durable import TEMPORARY_SUFFIX, WriterLock, sync_folders, write_atomically
+from robopolicy.data.episode import Episode
+from robopolicy.data.layout import column_metadata, image_metadata, parse_column, parse_image, root_metadata
+from robopolicy.data.shard import ImageTail, encode_frames
+from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, strict_json
+from robopolicy.data.statistics import RowSample, RunningMoments, Statistics, row_keys, sampled_rows
+from robopolicy.errors import DataError, explain
+
+__all__ = ["StoreWriter"]
+
+Tail = ColumnTail | ImageTail
+ENDS, RECORDS = "meta/episode_ends", "meta/episode_records"
+
+
+class StoreWriter:
+    """Holds the lock, the unfinished last chunk of every array, and the running statistics."""
+
+    def __init__(self, path: Path, snapshot: Snapshot, lock: WriterLock):
+        """Continue after ``snapshot``; the lock must have been taken before the snapshot was read.
+
+        Raises:
+            DataError: the store was laid out by other software, or a file of it is damaged.
+        """
+        self.path, self.lock = path, lock
+        for left in path.rglob("*" + TEMPORARY_SUFFIX):
+            left.unlink()
+        self.snapshot = snapshot
+        self._tails = {name: _tail(path / name, name, document) for name, document in snapshot.arrays.items()}
+        self._moments, self._sample = self._restore()
+
+    def close(self) -> None:
+        """Bring every array's own ``zarr.json`` up to the commit (for tools that open one array); free the lock."""
+        try:
+            for name, tail in self._tails.items():
+                write_atomically(self.path / name / ROOT_FILE, [json_bytes(_document(tail))])
+        finally:
+            self.lock.release()
+
+    def append(self, episode: Episode, streams: Mapping[str, NDArray[Any]]) -> None:
+        """Commit one checked episode; afterwards ``snapshot`` includes it.
+
+        Raises:
+            StorageError: the disk refused; neither the store nor this writer has changed.
+        """
+        start = self.snapshot.num_steps
+        length = len(streams["time_ns"])
+        tails = dict(self._tails)
+        files: dict[Path, list[bytes]] = {}
+        digest = hashlib.sha256()
+        for name, values in streams.items():
+            tail, written, stored = _extended(tails[f"data/{name}"], values)
+            for part in stored:
+                digest.update(part)
+            tails[f"data/{name}"] = tail
+            files.update(written)
+        record = self._record(episode, length, digest.hexdigest())
+        ends = np.array([start + length], np.int64)
+        for name, rows in ((ENDS, ends), (RECORDS, np.frombuffer(record, np.uint8))):
+            tails[name], written, _ = _extended(tails[name], rows)
+            files.update(written)
+        moments = {k: m.merge(RunningMoments.of(streams[k])) for k, m in self._moments.items()}
+        sample = self._sample.extended(start, {k: streams[k] for k in moments})
+        chain = self.snapshot.attributes["committed"]["content_hash"]
+        committed = {
+            "num_episodes": self.snapshot.num_episodes + 1,
+            "num_steps": start + length,
+            "content_hash": hashlib.sha256(chain.encode() + record).hexdigest(),
+        }
+        self._commit(files, tails, committed, moments, sample)
+
+    def recompute_statistics(self) -> None:
+        """Rebuild the statistics from the data, block by block, and commit them.
+
+        Raises:
+            StorageError, DataError: as when writing and reading.
+        """
+        moments = {}
+        for name in self._moments:
+            tail = self._tails[f"data/{name}"]
+            assert isinstance(tail, ColumnTail)
+            merged = RunningMoments.empty(tail.layout.width[0])
+            for start in range(0, tail.layout.rows, tail.layout.chunk_rows):
+                stop = min(start + tail.layout.chunk_rows, tail.layout.rows)
+                merged = merged.merge(RunningMoments.of(read_column(tail.folder, tail.layout, start, stop)))
+            moments[name] = merged
+        self._commit({}, self._tails, self.snapshot.attributes["committed"], moments, self._sample)
+
+    def _commit(
+        self,
+        files: Mapping[Path, list[bytes]],
+        tails: dict[str, Tail],
+        committed: Mapping[str, Any],
+        moments: dict[str, RunningMoments],
+        sample: RowSample,
+    ) -> None:
+        for file, parts in files.items():
+            write_atomically(file, parts)
+        sync_folders(file.parent for file in files)
+        statistics = {}
+        for name, moment in moments.items():
+            if moment.count:
+                statistics[name] = {**moment.statistics(sample.rows[name]).to_dict(), "m2": moment.m2.tolist()}
+        attributes = {**self.snapshot.attributes, "committed": dict(committed), "statistics": statistics}
+        arrays = {name: _document(tail) for name, tail in tails.items()}
+        write_atomically(self.path / ROOT_FILE, [json_bytes(root_metadata(attributes, arrays))])
+        self.snapshot = replace(self.snapshot, attributes=attributes, arrays=arrays)
+        self._tails, self._moments, self._sample = tails, moments, sample
+        sync_folders([self.path])
+
+    def _restore(self) -> tuple[dict[str, RunningMoments], RowSample]:
+        """Running statistics as they stood at the commit: moments from the record, the sample from the data."""
+        rows = sampled_rows(self.snapshot.num_steps)
+        stored = self.snapshot.attributes.get("statistics", {})
+        moments, kept = {}, {}
+        for name, tail in self._tails.items():
+            stream = name.removeprefix("data/")
+            if not (name.startswith("data/") and isinstance(tail, ColumnTail) and tail.layout.dtype == "float32"):
+                continue
+            kept[stream] = _pick(tail, rows)
+            moments[stream] = RunningMoments.empty(tail.layout.width[0])
+            if stream in stored and "m2" in stored[stream]:
+                s = Statistics.from_dict(stored[stream])
+                m2 = np.asarray(stored[stream]["m2"], np.float64)
+                moments[stream] = RunningMoments(s.count, s.min, s.max, s.mean, m2)
+        keys = row_keys(0, self.snapshot.num_steps)[rows] if len(rows) else row_keys(0, 0)
+        return moments, RowSample(keys, kept)
+
+    @staticmethod
+    def _record(episode: Episode, length: int, digest: str) -> bytes:
+        entry = {
+            "length": length,
+            "success": bool(episode.success),
+            "language": episode.language,
+            "metadata": episode.metadata,
+            "sha256": digest,
+        }
+        return json_bytes(strict_json(entry)) + b"\n"
+
+
+def _tail(folder: Path, name: str, document: Mapping[str, Any]) -> Tail:
+    column, image = parse_column(document), parse_image(document)
+    if column is not None:
+        return ColumnTail.open(folder, column)
+    if image is not None:
+        return ImageTail.open(folder, image)
+    raise DataError(
+        explain(
+            f"{folder} is laid out differently from what this version writes",
+            given=json.dumps(document.get("codecs")),
+            mend=f"read it with mode='r' and append its episodes to a new store ('{name}')",
+        )
+    )
+
+
+def _document(tail: Tail) -> dict[str, Any]:
+    return column_metadata(tail.layout) if isinstance(tail, ColumnTail) else image_metadata(tail.layout)
+
+
+def _extended(tail: Tail, values: NDArray[Any]) -> tuple[Tail, dict[Path, list[bytes]], list[bytes]]:
+    """(new tail, files to write, the values as stored bytes for the digest)."""
+    if isinstance(tail, ColumnTail):
+        return *tail.extended(values), [np.ascontiguousarray(values).tobytes()]
+    blobs = encode_frames(values, tail.layout.codec)
+    return *tail.extended(blobs), blobs
+
+
+def _pick(tail: ColumnTail, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The given sorted rows of a committed array, chunk by chunk."""
+    size = tail.layout.chunk_rows
+    parts = [np.empty((0, *tail.layout.width), tail.layout.dtype)]
+    for start in range(0, tail.layout.rows, size):
+        stop = min(start + size, tail.layout.rows)
+        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+        parts.append(read_column(tail.folder, tail.layout, start, stop)[inside - start])
+    return np.concatenate(parts)
