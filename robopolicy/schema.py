@@ -74,7 +74,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     floats; nothing else is converted.
 
     Args:
-        cls: Dataclass; nested dataclasses, Optional, unions, tuples, lists, dicts, Literal, Path and Any are understood.
+        cls: Dataclass of scalars, Path, Optional, unions, tuples, lists, dicts, Literal, Any and nested dataclasses.
         mapping: Plain containers, interpolations resolved.
         where: Dotted path of ``mapping``, for messages.
 

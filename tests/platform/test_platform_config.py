@@ -195,7 +195,7 @@ def test_broken_interpolation_and_broken_yaml_are_our_errors(own_root: Path) -> 
     with pytest.raises(ConfigError, match="interpolation"):
         compose("job", ["out=${nowhere}"])
     (own_root / "recipe" / "mine" / "a.yaml").write_text("width: [1\n")
-    with pytest.raises(ConfigError, match="job.yaml cannot be composed"):
+    with pytest.raises(ConfigError, match=r"job\.yaml cannot be composed"):
         compose("job")
 
 
