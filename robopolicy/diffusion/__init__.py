@@ -1,1 +1,1 @@
-
+"""Noise schedules, explicit time grids and samplers as pure functions."""

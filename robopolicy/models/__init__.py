@@ -1,1 +1,1 @@
-
+"""Networks: denoisers and observation encoders."""

@@ -1,1 +1,1 @@
-
+"""One trainer, recipes as data, exact resume."""

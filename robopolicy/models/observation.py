@@ -1,0 +1,74 @@
+"""From a batch of observations to one condition vector per window.
+
+::
+
+    state [B, To, S] --normalise--.
+    environment_state [B, To, E] -+-- concat per step --> [B, To, F] --flatten--> [B, To * F]
+    image[cam] [B, To, H, W, C] --VisualEncoder--'
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robopolicy.models.affine import Affine
+from robopolicy.models.robomimic_vision import VisionConfig, VisualEncoder
+from robopolicy.normalize import Normalizer
+from robopolicy.protocols import PolicySpec
+
+__all__ = ["ObservationEncoder"]
+
+
+class ObservationEncoder(nn.Module):
+    """Concatenates normalised low-dimensional streams and camera features per observation step.
+
+    Args:
+        spec: Which streams, how wide, how many steps.
+        normalizer: Must hold the streams that the spec reads.
+        vision: Encoder of each camera.
+
+    Raises:
+        DataError: a stream without statistics, or of the wrong width.
+    """
+
+    def __init__(self, spec: PolicySpec, normalizer: Normalizer, vision: VisionConfig):
+        super().__init__()
+        self.horizon = spec.observation_horizon
+        self.cameras = spec.cameras
+        self.low_dim = nn.ModuleDict()
+        width = 0
+        for name, size in (
+            ("state", len(spec.embodiment.state) if spec.state else 0),
+            ("environment_state", spec.environment_state),
+        ):
+            if size:
+                self.low_dim[name] = Affine(normalizer.require_width(name, size))
+                width += size
+        self.vision = nn.ModuleDict()
+        for name in spec.cameras:
+            camera = spec.embodiment.camera(name)
+            self.vision[name] = VisualEncoder(vision, camera.height, camera.width)
+            width += vision.feature_dim
+        self.output_dim = width * self.horizon
+
+    def forward(
+        self,
+        state: Tensor | None,
+        environment_state: Tensor | None,
+        images: dict[str, Tensor],
+        *,
+        augment: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """See the head of this module for the shapes; ``augment`` crops images at random. -> f32 [B, To * F]."""
+        features = []
+        for name, values in (("state", state), ("environment_state", environment_state)):
+            if name in self.low_dim:
+                assert values is not None
+                features.append(self.low_dim[name](values))  # [B, To, S or E]
+        for name in self.cameras:
+            image = images[name]  # uint8 [B, To, H, W, C]
+            encoded = self.vision[name](image.flatten(0, 1), augment=augment, rng=rng)  # [B * To, D]
+            features.append(encoded.unflatten(0, image.shape[:2]).to(torch.float32))
+        return torch.cat(features, dim=-1).flatten(1)

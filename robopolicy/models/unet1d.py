@@ -1,0 +1,184 @@
+"""FiLM-conditioned 1-D convolutional U-Net over an action chunk (Chi et al. 2023, section 3.1 and appendix A.2).
+
+Two residual blocks per level, kernel 5, GroupNorm 8, Mish, stride-2 down and up between levels. The condition
+(step embedding beside observation features) modulates each residual block after its first convolution as
+``scale * x + bias`` (Perez et al. 2018, FiLM).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robopolicy.errors import ConfigError, explain
+
+__all__ = ["FilmResidualBlock", "FilmUNet1d", "StepEmbedding"]
+
+
+class StepEmbedding(nn.Module):
+    """Sinusoidal embedding of the diffusion step, then a two-layer MLP. [B] -> [B, dim]."""
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        half = dim // 2
+        frequencies = torch.exp(-math.log(10000.0) * torch.arange(half) / (half - 1))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
+
+    def forward(self, step: Tensor) -> Tensor:
+        """Int or float [B] -> [B, dim]."""
+        angle = step.to(self.frequencies.dtype)[:, None] * self.frequencies
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
+
+
+class FilmResidualBlock(nn.Module):
+    """conv-norm-mish, FiLM, conv-norm-mish, residual. [B, in, T] -> [B, out, T]."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int, kernel: int, groups: int):
+        super().__init__()
+        pad = kernel // 2
+        self.first = nn.Sequential(
+            nn.Conv1d(inputs, outputs, kernel, padding=pad), nn.GroupNorm(groups, outputs), nn.Mish()
+        )
+        self.second = nn.Sequential(
+            nn.Conv1d(outputs, outputs, kernel, padding=pad), nn.GroupNorm(groups, outputs), nn.Mish()
+        )
+        self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
+        self.residual = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """``film`` [B, 2 * out] is what ``self.film`` made of the condition."""
+        scale, bias = film[:, :, None].chunk(2, dim=1)
+        return self.second(scale * self.first(x) + bias) + self.residual(x)
+
+
+class FilmUNet1d(nn.Module):
+    """Denoiser of an action chunk.
+
+    Args:
+        channels: A, width of the action.
+        condition: Width of the observation features (already flattened over To).
+        horizon: Tp; must be divisible by ``2 ** (len(down) - 1)``.
+        down: Channels per level, each divisible by ``groups``.
+        step_dim: Width of the step embedding.
+        kernel: Odd kernel size.
+        groups: Groups of each GroupNorm.
+
+    Raises:
+        ConfigError: naming the number that does not fit.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        condition: int,
+        *,
+        horizon: int,
+        down: Sequence[int] = (256, 512, 1024),
+        step_dim: int = 256,
+        kernel: int = 5,
+        groups: int = 8,
+    ):
+        super().__init__()
+        check_unet(horizon, down, step_dim, kernel, groups)
+        self.horizon = horizon
+        self.step = StepEmbedding(step_dim)
+        widths = [channels, *down]
+        pairs = list(itertools.pairwise(widths))
+
+        def block(inputs: int, outputs: int) -> FilmResidualBlock:
+            return FilmResidualBlock(inputs, outputs, step_dim + condition, kernel, groups)
+
+        self.down_blocks = nn.ModuleList([nn.ModuleList([block(i, o), block(o, o)]) for i, o in pairs])
+        self.downsample = nn.ModuleList([nn.Conv1d(o, o, 3, stride=2, padding=1) for _, o in pairs[:-1]])
+        self.middle = nn.ModuleList([block(down[-1], down[-1]), block(down[-1], down[-1])])
+        up = list(reversed(pairs[1:]))
+        self.up_blocks = nn.ModuleList([nn.ModuleList([block(2 * o, i), block(i, i)]) for i, o in up])
+        self.upsample = nn.ModuleList([nn.ConvTranspose1d(i, i, 4, stride=2, padding=1) for i, _ in up])
+        self.head = nn.Sequential(
+            nn.Conv1d(down[0], down[0], kernel, padding=kernel // 2),
+            nn.GroupNorm(groups, down[0]),
+            nn.Mish(),
+            nn.Conv1d(down[0], channels, 1),
+        )
+
+    def forward(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """Noisy chunk [B, Tp, A], step [B], features [B, C] -> prediction [B, Tp, A]."""
+        return self.denoise(x, self.films(step, condition))
+
+    def films(self, step: Tensor, condition: Tensor) -> list[Tensor]:
+        """FiLM parameters of every residual block; they do not depend on ``x``, so a sampler makes them once.
+
+        Args:
+            step: [B].
+            condition: [B, C].
+
+        Returns:
+            One [B, 2 * out] per block, in the order of the forward pass.
+        """
+        joint = torch.cat([self.step(step), condition], dim=-1)
+        return [b.film(joint) for b in self._blocks()]
+
+    def denoise(self, x: Tensor, films: Sequence[Tensor]) -> Tensor:
+        """[B, Tp, A] and the result of :meth:`films` -> [B, Tp, A]."""
+        if x.shape[1] != self.horizon:
+            raise ConfigError(explain("chunk of another length than Tp", given=x.shape[1], allowed=self.horizon))
+        film = iter(films)
+        h = x.transpose(1, 2)  # [B, A, Tp]
+        skips: list[Tensor] = []
+        for level, (first, second) in enumerate(self.down_blocks):
+            h = second(first(h, next(film)), next(film))
+            if level:  # the published network concatenates every level's skip but the first
+                skips.append(h)
+            if level < len(self.downsample):
+                h = self.downsample[level](h)
+        for middle in self.middle:
+            h = middle(h, next(film))
+        for (first, second), upsample in zip(self.up_blocks, self.upsample, strict=True):
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = upsample(second(first(h, next(film)), next(film)))
+        return self.head(h).transpose(1, 2)
+
+    def _blocks(self) -> list[FilmResidualBlock]:
+        blocks: list[FilmResidualBlock] = []
+        for pair in self.down_blocks:
+            blocks.extend(pair)  # type: ignore[arg-type]
+        blocks.extend(self.middle)  # type: ignore[arg-type]
+        for pair in self.up_blocks:
+            blocks.extend(pair)  # type: ignore[arg-type]
+        return blocks
+
+
+def check_unet(horizon: int, down: Sequence[int], step_dim: int, kernel: int, groups: int) -> None:
+    """Refuse sizes that do not fit together, all at once.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    problems = []
+    if not down:
+        problems.append(explain("down needs at least one level", given=tuple(down)))
+    factor = 2 ** max(len(down) - 1, 0)
+    if horizon < 1 or horizon % factor:
+        near = max(factor, round(horizon / factor) * factor)
+        problems.append(
+            explain(
+                f"prediction horizon Tp must be divisible by {factor} for {len(down)} levels",
+                given=horizon,
+                mend=f"use Tp={near}, or fewer levels",
+            )
+        )
+    if any(width % groups for width in down):
+        problems.append(explain(f"channels must be divisible by {groups} groups", given=tuple(down)))
+    if step_dim < 4 or step_dim % 2:
+        problems.append(explain("step_dim must be even and at least 4", given=step_dim))
+    if kernel % 2 == 0:
+        problems.append(explain("kernel must be odd", given=kernel))
+    if problems:
+        raise ConfigError(problems)

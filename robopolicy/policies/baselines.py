@@ -1,0 +1,113 @@
+"""Policies that learn nothing: hold still, and move at random. Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robopolicy.config import build as build_config
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import ConfigError, explain
+from robopolicy.policies.checks import check_observation
+from robopolicy.protocols import PolicySpec
+from robopolicy.types import ActionChunk, Observation
+
+__all__ = ["BaselineConfig", "NullPolicy", "RandomPolicy", "build_null", "build_random"]
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Parameters of both baselines.
+
+    Attributes:
+        action_horizon: Ta, length of a chunk.
+    """
+
+    action_horizon: int = 8
+
+    def __post_init__(self) -> None:
+        if self.action_horizon < 1:
+            raise ConfigError(explain("action_horizon must be at least 1", given=self.action_horizon))
+
+
+class NullPolicy:
+    """Holds the current measured pose and gripper opening."""
+
+    def __init__(self, config: BaselineConfig, embodiment: Embodiment):
+        if embodiment.action.names != embodiment.state.names:
+            raise ConfigError(
+                explain(
+                    "baselines need an action space that equals the measured state",
+                    given=embodiment.action_space,
+                    allowed="ee_pose",
+                )
+            )
+        horizon = config.action_horizon
+        self._spec = PolicySpec(embodiment, 1, horizon, horizon)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its needs: one row of proprioception."""
+        return self._spec
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """The newest measured state, Ta times. values [Ta, A].
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
+        """
+        check_observation(observation, self._spec)
+        return self._chunk(
+            np.repeat(np.asarray(observation.state[-1:], float), self._spec.action_horizon, axis=0), observation
+        )
+
+    def _chunk(self, values: Any, observation: Observation) -> ActionChunk:
+        card = self._spec.embodiment
+        return ActionChunk(
+            values, int(observation.time_ns[-1]), card.control_dt_s, card.hash, horizon=self._spec.action_horizon
+        )
+
+
+class RandomPolicy(NullPolicy):
+    """One uniform position in the workspace and one gripper opening per chunk; the orientation stays as measured."""
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """A constant random target. values [Ta, A].
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
+        """
+        check_observation(observation, self._spec)
+        channels = self._spec.embodiment.action
+        drawn = np.random.default_rng(rng).uniform(channels.lower, channels.upper)
+        target = np.asarray(observation.state[-1], float).copy()
+        moved = np.concatenate([channels.select("ee_position"), channels.select(self._spec.embodiment.gripper)])
+        target[moved] = drawn[moved]
+        return self._chunk(np.repeat(target[None], self._spec.action_horizon, axis=0), observation)
+
+
+def build_null(parameters: Mapping[str, Any], *, embodiment: Embodiment, **_: Any) -> NullPolicy:
+    """The registry's entry ``null``; normaliser and widths are not needed."""
+    return NullPolicy(build_config(BaselineConfig, parameters, where="policy"), embodiment)
+
+
+def build_random(parameters: Mapping[str, Any], *, embodiment: Embodiment, **_: Any) -> RandomPolicy:
+    """The registry's entry ``random``; normaliser and widths are not needed."""
+    return RandomPolicy(build_config(BaselineConfig, parameters, where="policy"), embodiment)

@@ -1,0 +1,79 @@
+"""Refuses observations that do not fit a policy's spec, before any network sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robopolicy.errors import EmbodimentMismatchError, NonFiniteError, ShapeError, explain
+from robopolicy.protocols import PolicySpec
+from robopolicy.types import Observation
+
+__all__ = ["check_observation"]
+
+
+def check_observation(observation: Observation, spec: PolicySpec) -> None:
+    """Pass silently, or raise.
+
+    Raises:
+        EmbodimentMismatchError: observed on another embodiment.
+        ShapeError: a stream or camera is missing, or has the wrong shape or dtype.
+        NonFiniteError: NaN or infinity in a low-dimensional stream.
+    """
+    if observation.embodiment != spec.embodiment.hash:
+        raise EmbodimentMismatchError(
+            explain(
+                f"the policy is for '{spec.embodiment.name}' ({spec.embodiment.hash})",
+                given=observation.embodiment,
+                mend="run the policy on the embodiment it was trained on",
+            )
+        )
+    steps = spec.observation_horizon
+    times = np.asarray(observation.time_ns)
+    if times.shape != (steps,) or (np.diff(times) <= 0).any():
+        raise ShapeError(
+            explain("time_ns must be strictly increasing [To]", given=times.tolist(), allowed=f"{steps} times")
+        )
+    if spec.state:
+        _low_dim("state", observation.state, (steps, len(spec.embodiment.state)))
+    if spec.environment_state:
+        _low_dim("environment_state", observation.environment_state, (steps, spec.environment_state))
+    for name in spec.cameras:
+        _image(name, observation, spec)
+
+
+def _low_dim(name: str, values: object, shape: tuple[int, int]) -> None:
+    if values is None:
+        raise ShapeError(
+            explain(
+                f"the policy reads '{name}', the observation has none",
+                allowed=f"f32 {list(shape)}",
+                mend="provide it, or train an image recipe without privileged state",
+            )
+        )
+    array = np.asarray(values)
+    if array.shape != shape:
+        raise ShapeError(explain(f"'{name}' has the wrong shape", given=array.shape, allowed=f"{shape} = [To, width]"))
+    if not np.isfinite(array).all():
+        bad = sorted(set(np.nonzero(~np.isfinite(array))[1].tolist()))
+        raise NonFiniteError(
+            explain(f"'{name}' of the observation is not finite", given=f"channels {bad}", mend="check the sensor")
+        )
+
+
+def _image(name: str, observation: Observation, spec: PolicySpec) -> None:
+    if name not in observation.image:
+        raise ShapeError(
+            explain(
+                f"the policy reads camera '{name}'",
+                given=sorted(observation.image),
+                allowed=spec.cameras,
+                mend="start the environment or driver with that camera",
+            )
+        )
+    image = np.asarray(observation.image[name])
+    camera = spec.embodiment.camera(name)
+    shape = (spec.observation_horizon, camera.height, camera.width, 3)
+    if image.shape != shape or image.dtype != np.uint8:
+        raise ShapeError(
+            explain(f"image of camera '{name}'", given=(image.dtype, image.shape), allowed=f"uint8 {shape}")
+        )

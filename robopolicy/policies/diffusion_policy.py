@@ -1,0 +1,296 @@
+"""Diffusion Policy (Chi et al. 2023, arXiv 2303.04137): FiLM 1-D U-Net, state and image inputs.
+
+Index convention (see :mod:`robopolicy.types`): prediction index 0 belongs to the oldest observation; :meth:`act`
+returns indices ``To-1 .. Tp-1``, of which the first ``Ta`` are meant to be executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robopolicy.config import build as build_config
+from robopolicy.config import to_dict
+from robopolicy.diffusion.grid import time_grid
+from robopolicy.diffusion.parameterization import target
+from robopolicy.diffusion.samplers import ddim, ddpm
+from robopolicy.diffusion.schedule import NoiseSchedule
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import ConfigError, NonFiniteError, explain
+from robopolicy.models.affine import Affine
+from robopolicy.models.observation import ObservationEncoder
+from robopolicy.models.robomimic_vision import VisionConfig
+from robopolicy.models.unet1d import FilmUNet1d
+from robopolicy.normalize import Normalizer
+from robopolicy.policies.checks import check_observation
+from robopolicy.protocols import PolicySpec
+from robopolicy.types import ActionChunk, Batch, Losses, Observation
+
+__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "SamplerConfig", "UNetConfig", "build"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the denoiser; the published ones are (256, 512, 1024) for state and (512, 1024, 2048) for images."""
+
+    down: tuple[int, ...] = (256, 512, 1024)
+    step_dim: int = 256
+    kernel: int = 5
+    groups: int = 8
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a chunk is sampled.
+
+    Attributes:
+        kind: ``ddim`` or ``ddpm``.
+        steps: Network evaluations per chunk.
+        spacing: See :data:`robopolicy.diffusion.grid.SPACINGS`.
+    """
+
+    kind: str = "ddim"
+    steps: int = 16
+    spacing: str = "trailing"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("ddim", "ddpm"):
+            raise ConfigError(explain("unknown sampler", given=self.kind, allowed=("ddim", "ddpm")))
+
+
+@dataclass(frozen=True)
+class DiffusionPolicyConfig:
+    """Everything that decides the policy's architecture and behaviour.
+
+    Attributes:
+        observation_horizon: To.
+        action_horizon: Ta, executed before re-planning.
+        prediction_horizon: Tp.
+        state: Read proprioception.
+        environment_state: Read the privileged object state (simulation).
+        cameras: Cameras to read, in this order.
+        masked_loss: Leave padding and absent channels out of the loss; False reproduces the published loss.
+        noise_samples: Noise draws per window and encoder pass. 1 is published; more make an image encoder's pass,
+            the costly part, go further.
+    """
+
+    observation_horizon: int = 2
+    action_horizon: int = 8
+    prediction_horizon: int = 16
+    state: bool = True
+    environment_state: bool = True
+    cameras: tuple[str, ...] = ()
+    masked_loss: bool = True
+    noise_samples: int = 1
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        problems = []
+        to, ta, tp = self.observation_horizon, self.action_horizon, self.prediction_horizon
+        if min(to, ta, tp) < 1 or to - 1 + ta > tp:
+            problems.append(
+                explain(
+                    "horizons need To-1+Ta <= Tp", given=f"To={to} Ta={ta} Tp={tp}", mend="raise prediction_horizon"
+                )
+            )
+        if not (self.state or self.environment_state or self.cameras):
+            problems.append(explain("the policy observes nothing", mend="switch state or a camera on"))
+        if self.noise_samples < 1:
+            problems.append(explain("noise_samples must be at least 1", given=self.noise_samples))
+        if problems:
+            raise ConfigError(problems)
+
+
+class DiffusionPolicy(nn.Module):
+    """A :class:`~robopolicy.protocols.TrainablePolicy`; stateless between calls.
+
+    Args:
+        config: See :class:`DiffusionPolicyConfig`.
+        embodiment: Card of the robot.
+        normalizer: Ranges of the streams; its widths must fit.
+        environment_state: Width E in the data; used only where the config reads it.
+
+    Raises:
+        ConfigError: sizes that do not fit together, or privileged state that the data do not have.
+        DataError: statistics missing or of the wrong width.
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(
+        self, config: DiffusionPolicyConfig, embodiment: Embodiment, normalizer: Normalizer, environment_state: int = 0
+    ):
+        super().__init__()
+        if config.environment_state and not environment_state:
+            raise ConfigError(
+                explain(
+                    "the policy reads environment_state, the data have none",
+                    mend="set environment_state=false and name cameras, or record it",
+                )
+            )
+        self.config = config
+        self.normalizer = normalizer
+        self._spec = PolicySpec(
+            embodiment=embodiment,
+            observation_horizon=config.observation_horizon,
+            action_horizon=config.action_horizon,
+            prediction_horizon=config.prediction_horizon,
+            state=config.state,
+            environment_state=environment_state if config.environment_state else 0,
+            cameras=config.cameras,
+        )
+        width = len(embodiment.action)
+        self.action_stream = normalizer.require_width("action", width)
+        self.action_affine = Affine(self.action_stream)
+        self.encoder = ObservationEncoder(self._spec, normalizer, config.vision)
+        unet = config.unet
+        self.unet = FilmUNet1d(
+            width,
+            self.encoder.output_dim,
+            horizon=config.prediction_horizon,
+            down=unet.down,
+            step_dim=unet.step_dim,
+            kernel=unet.kernel,
+            groups=unet.groups,
+        )
+        self.scheduler = config.schedule.scheduler()
+        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
+        self.grid = time_grid(config.schedule.train_steps, config.sampler.steps, config.sampler.spacing)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its needs."""
+        return self._spec
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint stores beside the weights: ``target``, ``parameters``, ``environment_state``, schedule."""
+        return {
+            "target": f"{__name__}:build",
+            "parameters": to_dict(self.config),
+            "environment_state": self._spec.environment_state,
+            "schedule": {
+                **to_dict(self.config.schedule),
+                "alphas_cumprod": self.alphas_cumprod.double().tolist(),
+                "sampler": self.config.sampler.kind,
+                "grid": self.grid.tolist(),
+            },
+        }
+
+    def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Losses:
+        """Denoising error at one uniform step per sample (Chi et al. 2023, equation 5).
+
+        Masked: the mean over the valid entries of each sample, then over samples, so that any division of a batch
+        over processes or micro-batches has the same mean.
+
+        Args:
+            batch: Physical units; see :mod:`robopolicy.types`.
+            rng: Source of crops, steps and noise, on the batch's device.
+        """
+        condition = self.encoder(batch.state, batch.environment_state, batch.image, augment=self.training, rng=rng)
+        x0 = self.action_affine(batch.action)  # [B, Tp, A]
+        mask = batch.action_mask
+        repeat = self.config.noise_samples
+        if repeat > 1:
+            condition, x0, mask = (v.repeat_interleave(repeat, dim=0) for v in (condition, x0, mask))
+        device = x0.device
+        step = torch.randint(0, self.config.schedule.train_steps, (len(x0),), generator=rng, device=device)
+        noise = torch.randn(x0.shape, generator=rng, device=device)
+        x_t = self.scheduler.add_noise(x0, noise, step)
+        output = self.unet(x_t, step, condition)
+        alpha_bar = self.alphas_cumprod[step][:, None, None]
+        squared = (output.float() - target(self.config.schedule.prediction, x0, noise, alpha_bar)).square()
+        if self.config.masked_loss:
+            weight = mask.to(squared.dtype)
+            per_sample = (squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+            total = per_sample.mean()
+        else:
+            total = squared.mean()
+        return Losses(total, {"denoising": total.detach()})
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """Sample a chunk; the same observation and seed give the same chunk. ``prefix`` and ``goal`` are not used.
+
+        Returns:
+            values f64 [Tp-To+1, A] in physical units.
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
+            NonFiniteError: the network's output is not finite.
+        """
+        check_observation(observation, self._spec)
+        generator = np.random.default_rng(rng)
+        with torch.inference_mode():
+            sample = self._sample(self._condition(observation), generator)
+        values = self.action_stream.denormalize(sample[0].double().cpu().numpy())[self._spec.observation_horizon - 1 :]
+        if not np.isfinite(values).all():
+            raise NonFiniteError(
+                explain("the policy's output is not finite", mend="the weights are damaged: load another checkpoint")
+            )
+        return ActionChunk(
+            values=values,
+            t0_ns=int(observation.time_ns[-1]),
+            dt_s=self._spec.embodiment.control_dt_s,
+            embodiment=self._spec.embodiment.hash,
+            horizon=self._spec.action_horizon,
+        )
+
+    def _condition(self, observation: Observation) -> Tensor:
+        device = self.alphas_cumprod.device
+
+        def tensor(values: Any) -> Tensor:
+            return torch.as_tensor(np.asarray(values, np.float32), device=device)[None]
+
+        images = {n: torch.as_tensor(observation.image[n], device=device)[None] for n in self._spec.cameras}
+        environment = tensor(observation.environment_state) if self._spec.environment_state else None
+        state = tensor(observation.state) if self._spec.state else None
+        return self.encoder(state, environment, images)
+
+    def _sample(self, condition: Tensor, generator: np.random.Generator) -> Tensor:
+        """Features [1, F] -> normalised chunk [1, Tp, A]."""
+        device = condition.device
+        shape = (1, self._spec.prediction_horizon, self.action_stream.width)
+
+        def draw(_: int = 0) -> Tensor:
+            return torch.as_tensor(generator.standard_normal(shape, dtype=np.float32), device=device)
+
+        # The FiLM parameters of all steps depend on (step, observation) only: one batched pass instead of one per step.
+        steps = torch.as_tensor(self.grid, device=device)
+        films = self.unet.films(steps, condition.expand(len(steps), -1))
+        row = {int(t): i for i, t in enumerate(self.grid)}
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            i = row[t]
+            return self.unet.denoise(x, [f[i : i + 1] for f in films])
+
+        schedule = self.config.schedule
+        options: dict[str, Any] = {"prediction": schedule.prediction, "clip": schedule.clip}
+        if self.config.sampler.kind == "ddpm":
+            return ddpm(denoise, draw(), self.alphas_cumprod, self.grid.tolist(), draw, **options)
+        return ddim(denoise, draw(), self.alphas_cumprod, self.grid.tolist(), **options)
+
+
+def build(
+    parameters: Mapping[str, Any], *, embodiment: Embodiment, normalizer: Normalizer, environment_state: int = 0
+) -> DiffusionPolicy:
+    """The registry's entry: a policy from plain parameters.
+
+    Raises:
+        ConfigError: every unknown, missing or contradictory parameter.
+    """
+    config = build_config(DiffusionPolicyConfig, parameters, where="policy")
+    return DiffusionPolicy(config, embodiment, normalizer, environment_state)

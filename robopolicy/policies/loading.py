@@ -1,0 +1,124 @@
+"""Building a policy by name, and rebuilding one from a checkpoint alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robopolicy import checkpoint
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import CheckpointError, ConfigError, explain
+from robopolicy.normalize import Normalizer
+from robopolicy.protocols import Policy
+from robopolicy.registry import load_target, registry
+
+__all__ = ["build_policy", "load_policy", "load_weights", "pick_device"]
+
+
+def build_policy(
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    embodiment: Embodiment,
+    normalizer: Normalizer | None = None,
+    environment_state: int = 0,
+) -> Any:
+    """A fresh policy of a registered family.
+
+    Args:
+        name: Registry name (``diffusion``, ``null``, ``random``).
+        parameters: Laid over the defaults of its YAML, nested mappings merged.
+        embodiment: Card of the robot.
+        normalizer: Needed by policies that learn.
+        environment_state: Width E of the privileged state in the data, 0 for none.
+
+    Raises:
+        UnknownNameError: no such policy.
+        ConfigError: faulty parameters.
+    """
+    defaults = registry("policy").config(name).get("parameters", {})
+    builder = registry("policy").load(name)
+    merged = _merge(defaults, parameters or {})
+    return builder(merged, embodiment=embodiment, normalizer=normalizer, environment_state=environment_state)
+
+
+def load_policy(path: str | Path, *, device: str = "auto", weights: str = "ema", which: str = "last") -> Policy:
+    """Rebuild a trained policy from a checkpoint; nothing else is read.
+
+    Args:
+        path: A run directory or a checkpoint directory.
+        device: ``auto``, or a torch device.
+        weights: ``ema`` (what should be run) or ``raw``.
+        which: ``last`` or ``best`` checkpoint of a run directory.
+
+    Raises:
+        CheckpointError: absent, incomplete, cut, altered, of a newer format, or its weights do not fit the policy.
+        DataError: its normaliser does not fit the embodiment.
+    """
+    files = {"ema": "ema", "raw": "weights"}
+    if weights not in files:
+        raise ConfigError(explain("unknown kind of weights", given=weights, allowed=tuple(files)))
+    stored = checkpoint.load(checkpoint.find(Path(path), which))
+    description = stored.document("policy")
+    policy = load_target(description["target"])(
+        description["parameters"],
+        embodiment=Embodiment.from_dict(stored.document("embodiment")),
+        normalizer=Normalizer.from_dict(stored.document("normalizer")),
+        environment_state=int(description["environment_state"]),
+    )
+    load_weights(policy, stored.tensors(files[weights]), stored.path / f"{files[weights]}.safetensors")
+    return policy.to(pick_device(device)).eval().requires_grad_(False)
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:
+    """Copy tensors into a module, every one of them and no other.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen tensors, named.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    misshapen = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            explain(
+                f"{source} does not fit the policy: missing {_some(missing)}, unexpected {_some(unexpected)}, "
+                f"of another shape {_some(misshapen)}",
+                mend="load it with the version and the parameters that wrote it",
+            )
+        )
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is the first of cuda, mps, cpu that works.
+
+    Raises:
+        ConfigError: an unknown or absent device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(explain("device not usable", given=device, allowed="auto, cpu, cuda, mps")) from error
+    return chosen
+
+
+def _some(names: list[str]) -> str:
+    return str(names[:3])[:-1] + f", ... {len(names)} in all]" if len(names) > 3 else str(names)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

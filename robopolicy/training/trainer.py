@@ -1,0 +1,367 @@
+"""The one training loop.
+
+Every random number of a step is a pure function of (seed, stage, step, micro-batch, process): five steps, a checkpoint,
+a fresh process and five more steps give the bits of ten steps. The global batch does not depend on the number of
+processes or on accumulation::
+
+    order of the epoch --> step k: [B] --reshape--> [accumulate, processes, micro-batch]
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from robopolicy import checkpoint
+from robopolicy.errors import ConfigError, NonFiniteError, explain
+from robopolicy.policies.loading import load_weights
+from robopolicy.protocols import Policy
+from robopolicy.schema import to_dict
+from robopolicy.seeding import generator
+from robopolicy.training.ema import Ema
+from robopolicy.training.interrupt import Interruption, TrainingInterrupted
+from robopolicy.training.log import RunLog
+from robopolicy.training.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
+from robopolicy.training.order import step_indices
+from robopolicy.training.recipe import Recipe, Stage
+from robopolicy.types import Batch, Losses
+
+__all__ = ["BatchSource", "Rollout", "StageContext", "Trainer"]
+
+ORDER_AHEAD = 500
+"""Steps whose order is laid out at once: bounds memory, and is long enough to keep loader processes busy."""
+
+
+class BatchSource(Protocol):
+    """What the trainer asks of a loader; :class:`robopolicy.data.loader.Loader` is one."""
+
+    def batches(self, indices: np.ndarray) -> Iterator[Batch]:
+        """Batches of the loader's batch size over ``indices`` [n], in order."""
+        ...
+
+
+class Rollout(Protocol):
+    """Validation in the world, handed in by whoever knows one; returns named scalars for the log."""
+
+    def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
+        """Run a few episodes with the policy as it is now (averaged weights, evaluation mode)."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a stage stands and what it is fed.
+
+    Attributes:
+        index, name: Of the stage within the recipe.
+        run_dir: Of the run.
+        train: Source of training batches, batch size ``micro_batch(...)``.
+        train_size: Windows in it.
+        validation: Batches of the held-out windows, the same at every call; empty for none.
+        documents: Further JSON documents of every checkpoint (embodiment, normaliser, recipe, data).
+        rollout: See :class:`Rollout`.
+    """
+
+    index: int
+    name: str
+    run_dir: Path
+    train: BatchSource
+    train_size: int
+    validation: BatchSource | None
+    validation_indices: np.ndarray
+    documents: Mapping[str, Any]
+    rollout: Rollout | None = None
+
+
+class _LossModule(nn.Module):
+    """DistributedDataParallel hooks ``forward``; a policy's training entry is ``loss``."""
+
+    def __init__(self, policy: Any):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        losses: Losses = self.policy.loss(batch, rng=rng)
+        return losses.total, losses.parts
+
+
+class Trainer:
+    """Trains one policy through one stage.
+
+    Args:
+        policy: A :class:`~robopolicy.protocols.TrainablePolicy` that is an ``nn.Module``, on the accelerator's device.
+        stage: Budget, batch, optimiser.
+        recipe: What all stages share.
+        context: See :class:`StageContext`.
+        accelerator: Devices, precision, processes.
+        log: See :class:`~robopolicy.training.log.RunLog`.
+        interruption: Entered by the caller; asked after every step.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        stage: Stage,
+        recipe: Recipe,
+        context: StageContext,
+        accelerator: Accelerator,
+        log: RunLog,
+        interruption: Interruption,
+    ):
+        self.policy, self.stage, self.recipe, self.context = policy, stage, recipe, context
+        self.accelerator, self.log, self.interruption = accelerator, log, interruption
+        self.step = 0
+        self.best_validation = math.inf
+        self.last: dict[str, float] = {}
+        self.seconds = {"wall_s": 0.0, "cpu_s": 0.0}
+        self.optimizer = make_optimizer(policy, stage.optimizer)
+        self.ema = Ema(policy, stage.ema)
+        self.module, self.stepper = accelerator.prepare(_LossModule(policy), self.optimizer)
+        self.micro = micro_batch(stage, accelerator.num_processes)
+
+    def fit(self) -> None:
+        """Run from :attr:`step` to the stage's budget.
+
+        Raises:
+            NonFiniteError: the loss became NaN or infinite; the weights on disk are from before.
+            TrainingInterrupted: a signal came; the checkpoint is written.
+        """
+        stage, name = self.stage, self.context.name
+        self.log.begin(name, self.step, stage.steps)
+        mark, clock, cpu = self.step, time.monotonic(), time.process_time()
+        batches = self._batches()
+        recent: list[float] = []
+        while self.step < stage.steps:
+            recent.append(self._step(batches))
+            self.step += 1
+            self.log.advance(self.step)
+            if self.step % self.recipe.log_every == 0 or self.step == stage.steps:
+                elapsed = max(time.monotonic() - clock, 1e-9)
+                rate = (self.step - mark) * stage.batch_size / elapsed
+                self.last |= {"loss": float(np.mean(recent)), "samples_per_s": rate}
+                values = {**self.last, "lr": self._rate()}
+                self.log.write(name, self.step, values, f"loss {self.last['loss']:.4f}  {rate:.0f} samples/s")
+                recent.clear()
+            if self._due():
+                self.seconds["wall_s"] += time.monotonic() - clock
+                self.seconds["cpu_s"] += time.process_time() - cpu
+                self._events()
+                mark, clock, cpu = self.step, time.monotonic(), time.process_time()
+
+    def _due(self) -> bool:
+        """Whether something besides training has to happen after this step."""
+        validation = self.stage.validation
+        periods = (self.stage.checkpoint_every, validation.every, validation.rollout_every)
+        return self._stopping() or self.step == self.stage.steps or any(p and self.step % p == 0 for p in periods)
+
+    def _events(self) -> None:
+        validation, end = self.stage.validation, self.step == self.stage.steps
+        stop = self._stopping()
+        improved = False
+        if not stop or end:
+            if validation.every and (self.step % validation.every == 0 or end):
+                improved = self._validate()
+            if validation.rollout_every and self.step % validation.rollout_every == 0:
+                self._rollout()
+        if stop or end or improved or self.step % self.stage.checkpoint_every == 0:
+            path = self.save()
+            if improved and self.accelerator.is_main_process:
+                checkpoint.mark_best(self.context.run_dir, path, validation_loss=self.best_validation)
+            if self.accelerator.is_main_process:
+                checkpoint.prune(self.context.run_dir, self.recipe.keep_last)
+        self.accelerator.wait_for_everyone()
+        if stop and not end:
+            raise TrainingInterrupted(
+                f"stopped at step {self.step} of {self.stage.steps}, checkpoint written; "
+                f"resume with: robopolicy train --resume {self.context.run_dir}"
+            )
+
+    def _stopping(self) -> bool:
+        requested = self.interruption.requested
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(requested), device=self.accelerator.device)
+            return bool(self.accelerator.reduce(flag, "sum").item() > 0)  # type: ignore[union-attr]
+        return requested
+
+    def _rate(self) -> float:
+        return learning_rate(self.stage.optimizer, self.step, self.stage.steps)
+
+    def _step(self, batches: Iterator[Batch]) -> float:
+        """One optimiser step; returns the loss, averaged over micro-batches and processes."""
+        accumulate, accelerator = self.stage.accumulate, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.policy.train()
+        total = torch.zeros((), device=accelerator.device)
+        for part in range(accumulate):
+            batch = next(batches).to(accelerator.device)
+            rng = self._generator("noise", self.step, part, accelerator.process_index)
+            last = part == accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(self.module):
+                loss, _ = self.module(batch, rng)
+                accelerator.backward(loss / accumulate)
+            total += loss.detach().float() / accumulate
+        if accelerator.num_processes > 1:
+            total = accelerator.reduce(total, "mean")  # type: ignore[assignment]
+        value = float(total.item())
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                explain(
+                    f"the loss of stage '{self.context.name}' is not finite at step {self.step}",
+                    given=value,
+                    mend="lower optimizer.lr, set optimizer.clip_norm=1, or check the data; "
+                    f"the last good checkpoint in {self.context.run_dir} is kept",
+                )
+            )
+        if self.stage.optimizer.clip_norm:
+            accelerator.clip_grad_norm_(self.policy.parameters(), self.stage.optimizer.clip_norm)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        self.ema.step()
+        return value
+
+    def _batches(self) -> Iterator[Batch]:
+        """This process's micro-batches from the current step to the end."""
+        at, world = self.step, self.accelerator.num_processes
+        while at < self.stage.steps:
+            count = min(ORDER_AHEAD, self.stage.steps - at)
+            order = step_indices(self.context.train_size, self.recipe.seed, at, count, self.stage.batch_size)
+            shaped = order.reshape(count, self.stage.accumulate, world, self.micro)
+            yield from self.context.train.batches(shaped[:, :, self.accelerator.process_index].reshape(-1))
+            at += count
+
+    def _generator(self, *words: int | str) -> torch.Generator:
+        seed = int(generator(self.context.name, self.recipe.seed, *words).integers(2**63))
+        torch.manual_seed(seed)  # for whatever draws from the global generator, such as dropout
+        return torch.Generator(self.accelerator.device).manual_seed(seed)
+
+    def _validate(self) -> bool:
+        """Loss of the averaged weights on held-out windows with the same noise every time; True if it is the best."""
+        source, indices = self.context.validation, self.context.validation_indices
+        if source is None or not len(indices):
+            return False
+        values = []
+        with self.ema.applied(), torch.no_grad():
+            for number, batch in enumerate(source.batches(indices)):
+                rng = self._generator("validation", number)
+                values.append(float(self.policy.loss(batch.to(self.accelerator.device), rng=rng).total))
+        loss = float(np.mean(values))
+        self.last["validation_loss"] = loss
+        self.log.write(self.context.name, self.step, {"validation_loss": loss}, f"validation loss {loss:.4f}")
+        improved = loss < self.best_validation
+        self.best_validation = min(loss, self.best_validation)
+        return improved
+
+    def _rollout(self) -> None:
+        if self.context.rollout is None or not self.accelerator.is_main_process:
+            return
+        with self.ema.applied() as policy:
+            values = dict(self.context.rollout(policy, self.step))  # type: ignore[arg-type]
+        self.last |= values
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in values.items())
+        self.log.write(self.context.name, self.step, values, f"rollout {shown}")
+
+    def save(self) -> Path:
+        """Write the checkpoint of this step (first process only).
+
+        Raises:
+            StorageError: the disk refuses; earlier checkpoints are intact.
+        """
+        context = self.context
+        path = checkpoint.step_folder(context.run_dir, context.index, context.name, self.step)
+        if self.accelerator.is_main_process:
+            checkpoint.save(
+                path,
+                tensors={
+                    "weights": self.policy.state_dict(),
+                    "ema": self.ema.tensors(),
+                    "optimizer": optimizer_tensors(self.policy, self.optimizer),
+                },
+                documents={**context.documents, "policy": self.policy.description(), "trainer": self._state()},
+                header={"stage": context.name, "step": self.step},
+            )
+        return path
+
+    def _state(self) -> dict[str, Any]:
+        numpy_state = np.random.get_state(legacy=False)
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        scaler = self.accelerator.scaler
+        return {
+            "stage": self.context.name,
+            "stage_index": self.context.index,
+            "step": self.step,
+            "order": {
+                "seed": self.recipe.seed,
+                "samples": self.step * self.stage.batch_size,
+                "train_size": self.context.train_size,
+            },
+            "optimizer": {"groups": to_dict(groups), **to_dict(self.stage.optimizer), "next_lr": self._rate()},
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "ema": self.ema.state(),
+            "rng": {
+                "torch": torch.get_rng_state().numpy().tobytes().hex(),
+                "numpy": {
+                    "kind": str(numpy_state["bit_generator"]),
+                    "key": np.asarray(numpy_state["state"]["key"]).tobytes().hex(),
+                    "position": int(numpy_state["state"]["pos"]),
+                },
+                "note": "for the record: every draw of a step is a function of (seed, stage, step, part, process)",
+            },
+            "best_validation": None if math.isinf(self.best_validation) else self.best_validation,
+            "last": self.last,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, stored: checkpoint.Checkpoint) -> None:
+        """Continue from a checkpoint of this stage.
+
+        Raises:
+            CheckpointError: its tensors do not fit.
+            ConfigError: the data have another number of windows than when it was written.
+        """
+        state = stored.document("trainer")
+        if state["order"]["train_size"] != self.context.train_size:
+            raise ConfigError(
+                explain(
+                    "the data changed since the checkpoint: another number of training windows",
+                    given=self.context.train_size,
+                    allowed=state["order"]["train_size"],
+                    mend="resume on the same store and split, or start a new run",
+                )
+            )
+        load_weights(self.policy, stored.tensors("weights"), stored.path)
+        load_optimizer(self.policy, self.optimizer, stored.tensors("optimizer"))
+        self.ema.load(stored.tensors("ema"), state["ema"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = int(state["step"])
+        self.best_validation = math.inf if state["best_validation"] is None else float(state["best_validation"])
+        self.last, self.seconds = dict(state["last"]), dict(state["seconds"])
+
+
+def micro_batch(stage: Stage, processes: int) -> int:
+    """Samples of one forward pass on one process.
+
+    Raises:
+        ConfigError: the global batch does not divide.
+    """
+    size, rest = divmod(stage.batch_size, stage.accumulate * processes)
+    if rest or not size:
+        raise ConfigError(
+            explain(
+                "batch_size must be divisible by accumulate x processes",
+                given=f"{stage.batch_size} / ({stage.accumulate} x {processes})",
+                mend=f"use batch_size={max(size, 1) * stage.accumulate * processes}",
+            )
+        )
+    return size
