@@ -141,7 +141,7 @@ def video(path: str | os.PathLike[str], caption: str, *, success: bool | None = 
     """
     try:
         data = Path(path).read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file system can hold
         data = b""
     kind = next((name for magic, name in _MAGIC if magic.match(data)), None)
     if kind is None:

@@ -1,0 +1,121 @@
+"""Paired comparison: only true pairs, exact figures, a verdict that does not say more than the data."""
+
+import json
+
+import pytest
+
+from robopolicy.errors import DataError
+from robopolicy.evaluation.compare import compare
+from robopolicy.evaluation.report import ReportNotFoundError, write_report
+
+
+@pytest.fixture
+def pair(tmp_path, header, outcomes):
+    """Writes two reports from strings of outcomes and returns their folders."""
+
+    def make(a, b, *, start_b=0, change_b=None, **changes):
+        write_report(tmp_path / "a", outcomes(a), header)
+        head = {**header, "checkpoint_hash": "d1" * 32, **(change_b or {})}
+        write_report(tmp_path / "b", outcomes(b, start=start_b, **changes), head)
+        return tmp_path / "a", tmp_path / "b"
+
+    return make
+
+
+def test_cells_and_figures(pair):
+    result = compare(*pair("1" * 60 + "1" * 6 + "0" * 16 + "0" * 79, "1" * 60 + "0" * 6 + "1" * 16 + "0" * 79))
+    assert [result[name] for name in ("both", "only_a", "only_b", "neither")] == [60, 6, 16, 79]
+    assert result["n"] == 161
+    assert result["difference"] == pytest.approx(-10 / 161)
+    assert result["mcnemar_p"] == pytest.approx(0.0525, abs=1e-4)
+    assert result["verdict"].startswith("no difference shown at n=161")
+    assert result["episodes_only_a"] == list(range(60, 66))
+    assert result["episodes_only_b"] == list(range(66, 82))
+
+
+def test_a_clear_difference_is_named_in_the_right_direction(pair):
+    folders = pair("1" * 30 + "0" * 10, "0" * 15 + "1" * 15 + "0" * 10)
+    result = compare(*folders)
+    assert result["verdict"].startswith("A succeeds more often than B at n=40")
+    assert result["newcombe_95"][0] > 0
+    swapped = compare(*reversed(folders))
+    assert swapped["verdict"].startswith("B succeeds more often than A")
+    assert swapped["difference"] == -result["difference"]
+    assert swapped["mcnemar_p"] == result["mcnemar_p"]
+
+
+def test_pairing_sees_what_the_margins_hide(pair, tmp_path):
+    """80 % against 70 % of 50: decisive when B fails wherever A fails, nothing when failures are unrelated."""
+    a = "1" * 40 + "0" * 10
+    nested = compare(*pair(a, "1" * 34 + "0" * 16))
+    assert nested["mcnemar_p"] < 0.05
+    scattered = compare(*pair(a, "0" * 14 + "1" * 28 + "0" * 2 + "1" * 6))  # control: the same margins
+    assert scattered["a"]["rate"] == nested["a"]["rate"]
+    assert scattered["b"]["rate"] == nested["b"]["rate"]
+    assert scattered["mcnemar_p"] > 0.05
+
+
+def test_equal_runs_show_nothing(pair):
+    result = compare(*pair("1101", "1101"))
+    assert result["mcnemar_p"] == 1.0
+    assert result["difference"] == 0.0
+    assert result["verdict"].startswith("no difference shown at n=4")
+    assert any("fewer than 200" in note for note in result["notes"])
+
+
+def test_only_common_episodes_are_paired(pair):
+    result = compare(*pair("111100", "000111", start_b=3))
+    assert result["n"] == 3
+    assert result["unpaired_a"] == [0, 1, 2]
+    assert result["unpaired_b"] == [6, 7, 8]
+    assert result["a"]["n"] == result["b"]["n"] == 3
+    assert any("3 episodes are only in A" in note for note in result["notes"])
+
+
+def test_no_overlap_is_refused(pair):
+    with pytest.raises(DataError, match=r"share no episode.*episodes 0 to 2.*episodes 5 to 7"):
+        compare(*pair("111", "000", start_b=5))
+
+
+@pytest.mark.parametrize(("field", "value"), [("split", "val"), ("task", "stack"), ("embodiment", "ur5e_2f85")])
+def test_other_task_embodiment_or_split_is_no_pair(pair, field, value):
+    with pytest.raises(DataError, match=f"share no episode.*{value}"):
+        compare(*pair("111", "000", change_b={field: value}, **{field: value}))
+
+
+def test_other_initial_states_are_refused(pair, tmp_path, header, outcomes):
+    with pytest.raises(DataError, match=r"different states.*3 of 3"):
+        compare(*pair("111", "000", initial_state=[1.0]))
+    moved = [(r.to_dict() | {"initial_state": [x + 1e-3 for x in r.initial_state]}) for r in outcomes("000")]
+    write_report(tmp_path / "moved", moved, header)
+    with pytest.raises(DataError, match="different states"):
+        compare(tmp_path / "a", tmp_path / "moved")
+    close = [(r.to_dict() | {"initial_state": [x + 1e-9 for x in r.initial_state]}) for r in outcomes("000")]
+    write_report(tmp_path / "close", close, header)
+    assert compare(tmp_path / "a", tmp_path / "close")["n"] == 3  # control: rounding is no other state
+
+
+def test_what_else_differed_is_said(pair):
+    folders = pair("11", "00", change_b={"control": {"latency_ms": 200.0}, "checkpoint_hash": "c0" * 32})
+    path = folders[1] / "report.json"
+    document = json.loads(path.read_text())
+    document["versions"]["mujoco"] = "0.0.1"
+    path.write_text(json.dumps(document))
+    notes = "; ".join(compare(*folders)["notes"])
+    for part in ("control or latency", "same checkpoint", "mujoco differs"):
+        assert part in notes
+
+
+def test_files(pair, tmp_path):
+    result = compare(*pair("1110", "1000", change_b={"policy": "<b>null</b>"}), out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "compare.json").read_text()) == result
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "No difference shown at n=4" in page
+    assert "&lt;b&gt;null" in page
+    assert "<b>null" not in page
+
+
+def test_missing_side(pair, tmp_path):
+    folder, _ = pair("1", "1")
+    with pytest.raises(ReportNotFoundError):
+        compare(folder, tmp_path / "nowhere")
