@@ -1,0 +1,260 @@
+"""The only maker of setpoints: the same code in simulation on a virtual clock and on the robot on the real one.
+
+::
+
+    submit(chunk, now)                    tick(state, now), every tick_s
+        |                                      |
+    ChunkSchedule.merge --> reference at now + tick_s --> IK on the commanded joints --> SafetyLimiter --> Setpoint
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopolicy.control.config import ControlConfig
+from robopolicy.control.limiter import SafetyLimiter
+from robopolicy.control.schedule import ChunkSchedule, MergeReport
+from robopolicy.control.verdict import Limit, Verdict
+from robopolicy.embodiment import Embodiment
+from robopolicy.types import ActionChunk, RobotState, Setpoint
+
+__all__ = ["MODES", "ControlConfig", "Counters", "Executor", "MergeReport", "Tick"]
+
+MODES = ("tracking", "stopping", "holding", "fault")
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Everything that one tick decided.
+
+    Attributes:
+        setpoint: To be sent now, reached one tick later.
+        verdict: What the limiter changed.
+        mode: ``tracking`` a scheduled reference; ``stopping`` on the way to rest; ``holding`` at rest; ``fault`` latched.
+        reference: [A] reference at the setpoint's time in action channels, or None when braking or holding.
+        seam: A new chunk took over in this tick.
+    """
+
+    setpoint: Setpoint
+    verdict: Verdict
+    mode: str
+    reference: NDArray[np.float64] | None
+    seam: bool
+
+
+@dataclass
+class Counters:
+    """Since the executor was made.
+
+    Attributes:
+        ticks: Calls of ``tick``.
+        tracking_ticks: Of these in mode ``tracking``.
+        late_ticks: Ticks that came more than half a tick late.
+        clipped_ticks: Ticks in which the limiter changed the request.
+        accepted: Chunks taken.
+        refused: Chunks refused, by reason.
+        seams: Ticks in which a new chunk took over.
+        max_seam_velocity_step: Largest change of commanded arm velocity in such a tick, as a multiple of what the
+            acceleration limit in force allows in one tick.
+    """
+
+    ticks: int = 0
+    tracking_ticks: int = 0
+    late_ticks: int = 0
+    clipped_ticks: int = 0
+    accepted: int = 0
+    refused: dict[str, int] | None = None
+    seams: int = 0
+    max_seam_velocity_step: float = 0.0
+
+
+class Executor:
+    """Turns chunks into setpoints at the setpoint rate.
+
+    Starts faultless at the card's home posture; call :meth:`reset` with the measured state before the first tick.
+
+    Args:
+        embodiment: Card of the robot.
+        config: Tunables.
+        tick_s: Seconds between two ticks; the card's by default.
+    """
+
+    def __init__(
+        self, embodiment: Embodiment, config: ControlConfig | None = None, tick_s: float | None = None
+    ) -> None:
+        self.embodiment = embodiment
+        self.config = config or ControlConfig()
+        self.limiter = SafetyLimiter(embodiment, self.config, tick_s)
+        self.kinematics = self.limiter.kinematics
+        self.schedule = ChunkSchedule(embodiment, self.config)
+        self.tick_s = self.limiter.tick_s
+        self._tick_ns = round(self.tick_s * 1e9)
+        self._layout = self.schedule.layout
+        self._cartesian = embodiment.action_space == "ee_pose"
+        self._counters = Counters()
+        self._fresh = True
+        self._begin(0)
+
+    @property
+    def fault(self) -> str | None:
+        """Reason of the latched fault, or None."""
+        return self.limiter.fault
+
+    @property
+    def stopped(self) -> bool:
+        """A stop was requested; chunks are refused until :meth:`resume` or :meth:`reset`."""
+        return self._stopped
+
+    @property
+    def command(self) -> NDArray[np.float64]:
+        """[J] last setpoint."""
+        return self.limiter.command
+
+    @property
+    def counters(self) -> Counters:
+        """A snapshot of the counters."""
+        values = dict(vars(self._counters))
+        values.update(accepted=self.schedule.accepted, refused=dict(self.schedule.refused))
+        return Counters(**values)
+
+    def reset(self, state: RobotState) -> None:
+        """Clear schedule, stop and fault, and begin at rest at the measured position.
+
+        With ``reseed="command"`` the position is the last command (once there was one): arms under impedance control sag
+        when seeded from the measurement.
+
+        Raises:
+            SafetyFaultError: the measured position is not finite or has the wrong width.
+        """
+        use_command = self.config.reseed == "command" and not self._fresh
+        self.limiter.reset(self.limiter.command if use_command else state.position)
+        self._fresh = False
+        self._begin(state.time_ns)
+
+    def resume(self) -> None:
+        """Take chunks again after :meth:`request_stop`. A latched fault stays; only :meth:`reset` clears it."""
+        if self._stopped:
+            self._stopped, self._frozen = False, True
+
+    def request_stop(self) -> None:
+        """Forget the schedule, brake within the limits, then hold; chunks are refused until resumed or reset."""
+        self._stopped, self._frozen = True, True
+
+    def remaining_s(self, now_ns: int) -> float:
+        """Scheduled future left."""
+        return 0.0 if self._stopped or self.fault else self.schedule.remaining_s(now_ns)
+
+    def submit(self, chunk: ActionChunk, now_ns: int) -> MergeReport:
+        """Merge a chunk by absolute time, or refuse it and keep what is scheduled.
+
+        Args:
+            chunk: In physical units, of this embodiment.
+            now_ns: Time of arrival on the executor's clock.
+        """
+        if self.fault is not None:
+            return self.schedule.refuse("fault")
+        if self._stopped:
+            return self.schedule.refuse("stopped")
+        if self._frozen:
+            # A stop, or a target out of reach, left the reference; the path has to begin where the arm is.
+            self.schedule.anchor(self._where(), now_ns)
+        report = self.schedule.merge(chunk, now_ns, self._committed_ns)
+        if report.accepted:
+            self._seam, self._frozen = True, False
+        return report
+
+    def tick(self, state: RobotState, now_ns: int) -> Tick:
+        """Make the setpoint for ``now_ns + tick_s``.
+
+        A late call samples the reference once at the time it is; nothing is caught up in a burst.
+
+        Args:
+            state: Newest measured state.
+            now_ns: Time on the executor's clock; must grow from call to call.
+        """
+        self._observe_time(now_ns)
+        target_ns = now_ns + self._tick_ns
+        reference = None
+        if self.fault is not None or self._frozen:
+            command, verdict = self.limiter.brake(state, self.tick_s, now_ns)
+        else:
+            reference = self.schedule.at(target_ns)
+            command, verdict = self.limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+        mode = self._mode(target_ns)
+        seam, self._seam = self._seam, False
+        self._count(mode, verdict, seam)
+        return Tick(Setpoint(target_ns, command), verdict, mode, reference, seam)
+
+    def _begin(self, now_ns: int) -> None:
+        self._stopped = self._seam = False
+        self._frozen = True
+        self._last_ns: int | None = None
+        self._committed_ns: int | None = None
+        self.schedule.reset(self._where(), now_ns)
+
+    def _where(self) -> NDArray[np.float64]:
+        """[A] action that would keep the commanded joints where they are."""
+        command = self.limiter.command
+        return self.kinematics.tcp_state(command) if self._cartesian else command
+
+    def _observe_time(self, now_ns: int) -> None:
+        if self._last_ns is not None:
+            gap_ns = now_ns - self._last_ns
+            if gap_ns <= 0:
+                self.limiter.trip(f"the clock went back by {-gap_ns} ns", Limit.STALENESS)
+            elif gap_ns > 1.5 * self._tick_ns:
+                self._counters.late_ticks += 1
+        self._last_ns = now_ns
+        self._committed_ns = now_ns + self._tick_ns
+
+    def _joints(self, reference: NDArray[np.float64], target_ns: int) -> NDArray[np.float64]:
+        """[J] request for a reference [A]."""
+        if not self._cartesian:
+            return reference
+        config, command = self.config, self.limiter.command
+        x, y = reference[self._layout.rotation[:3]], reference[self._layout.rotation[3:]]
+        rotation = np.stack([x, y, _cross(x, y)], axis=1)
+        # Once the reference stands still the posture may not keep drifting, or the arm would never come to rest.
+        pull = 0.0 if self.schedule.settled(target_ns) else config.nullspace_gain_hz * self.tick_s
+        solution = self.kinematics.solve(
+            command[self.kinematics.arm],
+            reference[self._layout.position],
+            rotation,
+            iterations=config.ik_iterations,
+            damping=config.ik_damping,
+            max_position_error_m=config.ik_max_position_error_m,
+            max_rotation_error_rad=config.ik_max_rotation_error_rad,
+            nullspace=pull,
+        )
+        command[self.kinematics.arm] = solution.q_arm
+        command[self.kinematics.gripper] = reference[self._layout.gripper]
+        return command
+
+    def _mode(self, target_ns: int) -> str:
+        if self.fault is not None:
+            return "fault"
+        if not self._frozen:
+            if target_ns <= self.schedule.end_ns:
+                return "tracking"
+            # Repeating inverse kinematics on a reference that is out of reach would creep for ever.
+            self._frozen = self.schedule.settled(target_ns) and self.limiter.at_rest
+        return "holding" if self._frozen and self.limiter.at_rest else "stopping"
+
+    def _count(self, mode: str, verdict: Verdict, seam: bool) -> None:
+        counters = self._counters
+        counters.ticks += 1
+        counters.tracking_ticks += mode == "tracking"
+        counters.clipped_ticks += bool(verdict.bits)
+        if seam:
+            counters.seams += 1
+            arm = self.kinematics.arm
+            step = np.abs(self.limiter.acceleration[arm]) / self.limiter.max_acceleration[arm]
+            counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
+
+
+def _cross(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    (a, b, c), (d, e, f) = x.tolist(), y.tolist()
+    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])

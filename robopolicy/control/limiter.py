@@ -1,0 +1,248 @@
+"""The last thing between any command and the robot. There is no disabled default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robopolicy.control.channel import ChannelLimiter
+from robopolicy.control.config import ControlConfig
+from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.verdict import CLEAR, Limit, Verdict
+from robopolicy.control.workspace import WorkspaceGuard
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import ConfigError, SafetyFaultError, explain
+from robopolicy.types import RobotState
+
+__all__ = ["Limit", "SafetyLimiter", "Verdict"]
+
+
+class SafetyLimiter:
+    """Bounds position, velocity, acceleration and jerk of every command channel, and the TCP's workspace.
+
+    Order: finite, position, velocity, acceleration, jerk, workspace, staleness. The state it keeps is the *commanded* one;
+    velocity, acceleration and jerk are the finite differences of the positions it returned. It holds the invariant that
+    from the commanded state a jerk-limited stop exists that breaks no limit, so no sequence of requests can corner it
+    (recursive feasibility). Requests within the limits pass through bit for bit.
+
+    A command or state that is not finite, a stale state, or a controller that reports a stop is a fault: the arm brakes
+    within the limits, holds, and ignores requests until :meth:`reset`.
+
+    Args:
+        embodiment: Card with the limits.
+        config: Shares of the card's limits, and the greatest age of a state.
+        tick_s: Seconds between two calls; the card's ``tick_s`` by default.
+    """
+
+    def __init__(
+        self, embodiment: Embodiment, config: ControlConfig | None = None, tick_s: float | None = None
+    ) -> None:
+        self.config = config or ControlConfig()
+        self.tick_s = embodiment.tick_s if tick_s is None else float(tick_s)
+        if not (self.tick_s > 0 and math.isfinite(self.tick_s)):
+            raise ConfigError(explain("tick_s must be positive", given=tick_s))
+        self.kinematics = Kinematics(embodiment)
+        self._arm: list[int] = self.kinematics.arm.tolist()
+        self.max_velocity, self.max_acceleration, self.max_jerk = _limits(embodiment, self.config, self.kinematics)
+        joints = embodiment.joints.channels
+        limits = (self.max_velocity, self.max_acceleration, self.max_jerk)
+        self._channels = [
+            ChannelLimiter(c.lower, c.upper, *(float(limit[i]) for limit in limits), self.tick_s)
+            for i, c in enumerate(joints)
+        ]
+        arm = [self._channels[i] for i in self._arm]
+        self._guard = WorkspaceGuard(self.kinematics, [c.A for c in arm], [c.J for c in arm])
+        self._fault: str | None = None
+        self._fault_bits = 0
+        self.reset(embodiment.home_position)
+
+    @property
+    def fault(self) -> str | None:
+        """Reason of the latched fault, or None."""
+        return self._fault
+
+    @property
+    def command(self) -> NDArray[np.float64]:
+        """[J] last commanded position."""
+        return np.array([c.p for c in self._channels])
+
+    @property
+    def velocity(self) -> NDArray[np.float64]:
+        """[J] commanded velocity, unit/s."""
+        return np.array([c.v for c in self._channels]) / self.tick_s
+
+    @property
+    def acceleration(self) -> NDArray[np.float64]:
+        """[J] commanded acceleration, unit/s^2."""
+        return np.array([c.a for c in self._channels]) / self.tick_s**2
+
+    @property
+    def at_rest(self) -> bool:
+        """Every channel is slower than ``rest_velocity`` times its limit, and not accelerating away."""
+        share = self.config.rest_velocity
+        return all(abs(c.v) <= share * c.V and abs(c.v + c.a) <= share * c.V for c in self._channels)
+
+    def reset(
+        self, position: ArrayLike, velocity: ArrayLike | None = None, acceleration: ArrayLike | None = None
+    ) -> None:
+        """Begin at a commanded state and clear the fault.
+
+        A position outside joint range or workspace is taken as it is: the arm may come back in, but go no further out.
+
+        Args:
+            position: [J].
+            velocity: [J] unit/s; rest by default.
+            acceleration: [J] unit/s^2; zero by default.
+
+        Raises:
+            SafetyFaultError: not finite, wrong width, or moving so fast that no limited stop exists.
+        """
+        count = len(self._channels)
+        zeros = np.zeros(count)
+        p, v, a = (np.asarray(zeros if x is None else x, dtype=float) for x in (position, velocity, acceleration))
+        if not (p.shape == v.shape == a.shape == (count,) and np.isfinite([p, v, a]).all()):
+            raise SafetyFaultError(
+                explain(
+                    "cannot start the limiter here",
+                    given=position,
+                    allowed=f"{count} finite numbers",
+                    mend="read again",
+                )
+            )
+        dt = self.tick_s
+        viable = [c.reset(*s) for c, s in zip(self._channels, zip(p, v * dt, a * dt * dt, strict=True), strict=True)]
+        if not all(viable):
+            raise SafetyFaultError(
+                explain(
+                    "no limited stop exists from this state",
+                    given=f"channels {[i for i, ok in enumerate(viable) if not ok]} of {p}, {v}, {a}",
+                    mend="start at rest",
+                )
+            )
+        self._guard.reset([self._channels[i].p for i in self._arm])
+        self._fault, self._fault_bits = None, 0
+        self._state_time_ns: int | None = None
+        self._state_repeats = 0
+
+    def apply(
+        self, command: ArrayLike, state: RobotState, dt_s: float, now_ns: int | None = None
+    ) -> tuple[NDArray[np.float64], Verdict]:
+        """Limit one command.
+
+        Args:
+            command: [J] positions asked for at the end of this tick.
+            state: Newest measured state.
+            dt_s: Nominal seconds since the last call; must be the limiter's tick.
+            now_ns: Time on the clock of ``state.time_ns``. Without it only a time stamp that stands still is noticed.
+
+        Returns:
+            [J] positions to send, always finite and within the limits, and the verdict.
+
+        Raises:
+            ConfigError: another ``dt_s`` than the limiter was made for.
+        """
+        wish = np.asarray(command, dtype=float).tolist()
+        self._watch(state, dt_s, now_ns)
+        if self._fault is None:
+            if not isinstance(wish, list) or len(wish) != len(self._channels):
+                self._latch(f"command has the wrong shape, wants {len(self._channels)} numbers", Limit.FINITE)
+            elif not all(map(math.isfinite, wish)):
+                self._latch("command is not finite", Limit.FINITE)
+        if self._fault is not None:
+            return self._brake()
+        return self._limit(wish)
+
+    def brake(self, state: RobotState, dt_s: float, now_ns: int | None = None) -> tuple[NDArray[np.float64], Verdict]:
+        """One tick of a planned stop: every channel brakes within its limits. Arguments and result as :meth:`apply`."""
+        self._watch(state, dt_s, now_ns)
+        return self._brake()
+
+    def trip(self, reason: str, limit: Limit = Limit.STALENESS) -> None:
+        """Latch a fault found elsewhere; the next calls brake and hold."""
+        self._latch(reason, limit)
+
+    def _latch(self, reason: str, limit: Limit) -> None:
+        if self._fault is None:
+            self._fault, self._fault_bits = reason, int(limit)
+
+    def _brake(self) -> tuple[NDArray[np.float64], Verdict]:
+        sent = [c.commit_braking() for c in self._channels]
+        everything = (1 << len(sent)) - 1
+        return np.array(sent), CLEAR if self._fault is None else Verdict(self._fault_bits, everything, self._fault)
+
+    def _watch(self, state: RobotState, dt_s: float, now_ns: int | None) -> None:
+        """Latch a fault when the measured state is unusable."""
+        if abs(dt_s - self.tick_s) > 1e-6 * self.tick_s:
+            raise ConfigError(
+                explain(
+                    "the limiter is made for one tick",
+                    given=f"{dt_s} s",
+                    allowed=f"{self.tick_s} s",
+                    mend="pass tick_s",
+                )
+            )
+        measured = np.asarray(state.position, dtype=float).ravel().tolist()
+        moving = np.asarray(state.velocity, dtype=float).ravel().tolist()
+        if not (all(map(math.isfinite, measured)) and all(map(math.isfinite, moving))):
+            self._latch("measured state is not finite", Limit.FINITE)
+        if state.fault:
+            self._latch("the controller reports a stop", Limit.STALENESS)
+        if state.time_ns == self._state_time_ns:
+            self._state_repeats += 1
+        else:
+            self._state_time_ns, self._state_repeats = state.time_ns, 0
+        longest_s = self.config.max_state_age_s
+        if self._state_repeats * self.tick_s > longest_s:
+            self._latch(f"the state's time stamp stood still for {longest_s} s", Limit.STALENESS)
+        elif now_ns is not None and abs(now_ns - state.time_ns) > longest_s * 1e9:
+            age_s = (now_ns - state.time_ns) * 1e-9
+            self._latch(f"measured state is {age_s:.3f} s old, allowed {longest_s} s", Limit.STALENESS)
+
+    def _limit(self, wish: list[float]) -> tuple[NDArray[np.float64], Verdict]:
+        bits = touched = 0
+        steps = []
+        for i, (channel, request) in enumerate(zip(self._channels, wish, strict=True)):
+            step, met = channel.propose(request)
+            steps.append(step)
+            if met:
+                bits |= met
+                touched |= 1 << i
+        if not self._admits(steps):
+            bits |= int(Limit.WORKSPACE)
+            touched |= sum(1 << i for i in self._arm)
+            self._slow_down(steps)
+        sent = np.array([c.commit(x) for c, x in zip(self._channels, steps, strict=True)])
+        if self._guard.widened:
+            arm = [self._channels[i] for i in self._arm]
+            self._guard.settle([c.p for c in arm], [c.v for c in arm], [c.a for c in arm])
+        return sent, Verdict(bits, touched) if bits else CLEAR
+
+    def _admits(self, steps: Sequence[float]) -> bool:
+        arm = [(self._channels[i], steps[i]) for i in self._arm]
+        states = [c.after(x) for c, x in arm]
+        p, v, a = zip(*states, strict=True)
+        return self._guard.admits(p, v, a, [c.travel for c, _ in arm])
+
+    def _slow_down(self, steps: list[float]) -> None:
+        """Replace the arm's steps by the largest share between braking and wish that the workspace admits."""
+        wish = {i: steps[i] for i in self._arm}
+        stop = {i: self._channels[i].braking for i in self._arm}
+        for share in (0.5, 0.25, 0.0):
+            for i, channel in ((i, self._channels[i]) for i in self._arm):
+                x = stop[i] + share * (wish[i] - stop[i])
+                steps[i] = x if channel.viable(x) else stop[i]
+            if share == 0.0 or self._admits(steps):
+                return
+
+
+def _limits(embodiment: Embodiment, config: ControlConfig, kinematics: Kinematics) -> tuple[NDArray[np.float64], ...]:
+    """[J] velocity, acceleration and jerk limits in force: the card's, scaled."""
+    scaled = []
+    for kind in ("velocity", "acceleration", "jerk"):
+        share = np.full(len(embodiment.joints), config.gripper_scale)
+        share[kinematics.arm] = getattr(config, f"{kind}_scale")
+        scaled.append(embodiment.joints.limit(f"max_{kind}") * share)
+    return tuple(scaled)

@@ -1,0 +1,217 @@
+"""The scheduled future of the reference: chunks merged by absolute time, and the rules by which one is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robopolicy.control.config import ControlConfig
+from robopolicy.control.curve import ActionLayout, Curve
+from robopolicy.control.splice import splice
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import NonFiniteError, explain
+from robopolicy.types import ActionChunk
+
+__all__ = ["REASONS", "ChunkSchedule", "MergeReport"]
+
+REASONS = (
+    *("embodiment", "width", "dt", "no_valid_rows", "non_finite", "out_of_order", "future", "stale", "past", "bounds"),
+    *("rotation", "jump", "stopped", "fault"),
+)
+"""Why a chunk can be refused; the last two come from the executor."""
+
+_MAX_TURN_RAD = 2.0
+"""Between two neighbouring rotation knots; beyond it the 6-D form passes too near its singularity."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What became of a chunk.
+
+    Attributes:
+        accepted: It is now scheduled.
+        reason: Why not, one of :data:`REASONS`; empty when accepted.
+        dropped: Rows that were not used because they were past or marked invalid.
+        jump: Distance between its first usable row and the path scheduled so far, as a share of the distance at which it
+            is refused.
+    """
+
+    accepted: bool
+    reason: str = ""
+    dropped: int = 0
+    jump: float = 0.0
+
+
+class ChunkSchedule:
+    """Reference path of a robot, made of action chunks in absolute time.
+
+    ``values[i]`` of a chunk is reached at ``t0 + (i + 1) dt``. The path begins at the reference given to :meth:`reset`
+    and continues from wherever it is when a chunk is merged, so a chunk of one row and a chunk of sixteen are the same
+    thing. A refused chunk leaves the schedule as it was.
+
+    Args:
+        embodiment: Card of the robot.
+        config: Tunables.
+    """
+
+    def __init__(self, embodiment: Embodiment, config: ControlConfig | None = None) -> None:
+        self.embodiment = embodiment
+        self.config = config or ControlConfig()
+        self.layout = ActionLayout.of(embodiment)
+        self._dt_s = embodiment.control_dt_s
+        action = embodiment.action
+        self._middle, self._half = 0.5 * (action.upper + action.lower), 0.5 * (action.upper - action.lower)
+        margin = np.zeros(len(action))
+        if len(self.layout.rotation):
+            margin[self.layout.position] = self.config.workspace_margin_m
+        self._lower, self._upper = action.lower + margin, action.upper - margin
+        self._tail_ns = round(self.config.stop_tail_knots * self._dt_s * 1e9)
+        self._nearest_ns = round(0.5e9 * embodiment.tick_s)
+        self._blend_ns = round(self.config.blend_knots * self._dt_s * 1e9)
+        self.accepted = 0
+        self.refused: Counter[str] = Counter()
+        home = np.zeros(len(action))
+        home[self.layout.rotation] = (1, 0, 0, 0, 1, 0)[: len(self.layout.rotation)]
+        self.reset(home)
+
+    def reset(self, reference: ArrayLike, now_ns: int = 0) -> None:
+        """Forget every chunk and stand at ``reference`` [A]. Counters stay.
+
+        Raises:
+            NonFiniteError: the reference is not finite.
+        """
+        self._newest_t0_ns: int | None = None
+        self.anchor(reference, now_ns)
+
+    def anchor(self, reference: ArrayLike, now_ns: int) -> None:
+        """Stand at ``reference`` [A] with nothing scheduled, but still refuse chunks older than the newest accepted.
+
+        Raises:
+            NonFiniteError: the reference is not finite.
+        """
+        value = self.layout.orthonormal(np.array(reference, dtype=float))
+        if value.shape != self._middle.shape or not np.isfinite(value).all():
+            raise NonFiniteError(explain("the reference must be finite [A]", given=reference))
+        self._curve = Curve(self.layout, [int(now_ns)], value[None], np.zeros_like(value), 0)
+        self._scheduled = False
+
+    @property
+    def empty(self) -> bool:
+        """No chunk since the last reset."""
+        return not self._scheduled
+
+    @property
+    def end_ns(self) -> int:
+        """Time of the last knot; after it the reference comes to rest."""
+        return self._curve.end_ns
+
+    def at(self, time_ns: int) -> NDArray[np.float64]:
+        """[A] reference at ``time_ns``."""
+        return self._curve.at(time_ns)
+
+    def rate(self, time_ns: int) -> NDArray[np.float64]:
+        """[A] rate of the reference at ``time_ns``, unit/s."""
+        return self._curve.rate(time_ns)
+
+    def remaining_s(self, now_ns: int) -> float:
+        """Scheduled future left, 0 when dry."""
+        return max(self._curve.end_ns - now_ns, 0) * 1e-9 if self._scheduled else 0.0
+
+    def settled(self, time_ns: int) -> bool:
+        """The reference stands still from ``time_ns`` on."""
+        return time_ns >= self._curve.end_ns + self._curve.tail_ns
+
+    def refuse(self, reason: str, *, dropped: int = 0, jump: float = 0.0) -> MergeReport:
+        """Count and report a refusal."""
+        self.refused[reason] += 1
+        return MergeReport(False, reason, dropped, jump)
+
+    def merge(self, chunk: ActionChunk, now_ns: int, committed_ns: int | None = None) -> MergeReport:
+        """Take a chunk into the schedule, or refuse it and change nothing.
+
+        Args:
+            chunk: Values in physical units.
+            now_ns: Time of arrival.
+            committed_ns: Up to here the reference has already been sent; the new path begins no earlier.
+        """
+        reason = self._unfit(chunk, now_ns)
+        if reason:
+            return self.refuse(reason)
+        start_ns = now_ns if committed_ns is None else max(now_ns, committed_ns)
+        # A knot less than half a setpoint ahead cannot be sent any more.
+        usable = np.asarray(chunk.valid) & (chunk.time_ns > start_ns + self._nearest_ns)
+        dropped = int((~usable).sum())
+        if not usable.any():
+            return self.refuse("past", dropped=dropped)
+        time_ns, values = chunk.time_ns[usable], np.asarray(chunk.values, dtype=float)[usable]
+        reason = self._out_of_range(values)
+        if reason:
+            return self.refuse(reason, dropped=dropped)
+        values = self.layout.orthonormal(np.clip(values, self._lower, self._upper))
+        jump = self._jump(int(time_ns[0]), values[0])
+        if jump > 1.0:
+            return self.refuse("jump", dropped=dropped, jump=jump)
+        lateness_ns = start_ns - chunk.t0_ns
+        self._curve = splice(
+            self._curve,
+            start_ns,
+            time_ns,
+            values,
+            blend_ns=self._blend_ns,
+            lateness_ns=lateness_ns,
+            tail_ns=self._tail_ns,
+        )
+        self._newest_t0_ns = chunk.t0_ns
+        self._scheduled = True
+        self.accepted += 1
+        return MergeReport(True, "", dropped, jump)
+
+    def _unfit(self, chunk: ActionChunk, now_ns: int) -> str:
+        """Reason to refuse that does not depend on what is scheduled, or ''."""
+        values, valid = np.asarray(chunk.values), np.asarray(chunk.valid)
+        if chunk.embodiment != self.embodiment.hash:
+            return "embodiment"
+        if values.shape[1] != len(self._middle):
+            return "width"
+        if abs(chunk.dt_s - self._dt_s) > 1e-6 * self._dt_s:
+            return "dt"
+        if not valid.any():
+            return "no_valid_rows"
+        if not (np.issubdtype(values.dtype, np.number) and np.isfinite(values[valid]).all()):
+            return "non_finite"
+        if self._newest_t0_ns is not None and chunk.t0_ns < self._newest_t0_ns:
+            return "out_of_order"
+        if chunk.t0_ns > now_ns + self._dt_s * 1e9:
+            return "future"
+        if now_ns - chunk.t0_ns > self.config.max_staleness_s * 1e9:
+            return "stale"
+        return ""
+
+    def _out_of_range(self, values: NDArray[np.float64]) -> str:
+        if (np.abs(values - self._middle) > self.config.bounds_factor * self._half).any():
+            return "bounds"
+        if len(self.layout.rotation):
+            columns = self.layout.orthonormal(values)[:, self.layout.rotation]
+            x, y = values[:, self.layout.rotation[:3]], values[:, self.layout.rotation[3:]]
+            # Short or near-parallel columns do not say which rotation is meant.
+            size = np.linalg.norm(np.cross(x, y), axis=1)
+            if not np.isfinite(columns).all() or (size < 0.1).any():
+                return "rotation"
+            for before, after in zip(columns[:-1], columns[1:], strict=True):
+                if _turn_rad(before, after) > _MAX_TURN_RAD:
+                    return "rotation"
+        return ""
+
+    def _jump(self, time_ns: int, value: NDArray[np.float64]) -> float:
+        metres, radians = self.layout.jump(self._curve.at(time_ns), value)
+        return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad)
+
+
+def _turn_rad(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """Angle between two orthonormal 6-D rotations."""
+    a, b = before.reshape(2, 3), after.reshape(2, 3)
+    trace = float((a * b).sum() + np.cross(a[0], a[1]) @ np.cross(b[0], b[1]))
+    return float(np.arccos(np.clip(0.5 * (trace - 1.0), -1.0, 1.0)))
