@@ -1,14 +1,14 @@
 """Jerk-limited motion of one channel in discrete time: how to brake, how far that takes, how to reach a target.
 
-Everything is in *tick units*: position in channel units, velocity ``v`` per tick, acceleration ``a`` per tick^2, jerk per
-tick^3, so that ``a' = a + j;  v' = v + a';  p' = p + v'`` and the finite differences of the sent positions are exactly
-``v'``, ``a'`` and ``j``. ``A`` and ``J`` are the limits of ``|a|`` and ``|j|``.
+Everything is in *tick units*: position in channel units, velocity ``v`` per tick, acceleration ``a`` per tick^2, jerk
+per tick^3, so that ``a' = a + j;  v' = v + a';  p' = p + v'`` and the finite differences of the sent positions are
+exactly ``v'``, ``a'`` and ``j``. ``A`` and ``J`` are the limits of ``|a|`` and ``|j|``.
 
 The sum of a ramp that starts at acceleration ``x`` and falls by ``J`` each tick is ``S(x) = x + (x-J) + (x-2J) + ...``
 (positive terms only). To stop from velocity ``v`` in the fewest ticks and to land on exactly zero, decelerate with
 ``min(A, S^-1(v))``: the ramp that follows uses up what is left. :func:`brake` is that law, and it is the one and only
-certificate of safety: a state is *viable* when following :func:`brake` from it breaks no limit. Following it keeps a state
-viable by construction, since the rest of a good braking motion is a good braking motion.
+certificate of safety: a state is *viable* when following :func:`brake` from it breaks no limit. Following it keeps a
+state viable by construction, since the rest of a good braking motion is a good braking motion.
 
 Scalars on purpose: for eight channels Python floats are faster than numpy.
 """
@@ -78,7 +78,7 @@ def brake_extent(v: float, a: float, A: float, J: float) -> tuple[float, float, 
 
 def brake_positions(p: float, v: float, a: float, A: float, J: float) -> list[float]:
     """Positions after each tick of braking from (p, v, a), the last one at rest; empty when already at rest."""
-    positions = []
+    positions: list[float] = []
     while not (v == 0.0 and a == 0.0) and len(positions) < _MAX_TICKS:
         a = brake(v, a, A, J)
         v += a
@@ -108,8 +108,8 @@ def toward(
 ) -> float:
     """Next acceleration that chases a target: as hard as possible while braking still ends on it.
 
-    With ``x`` the acceleration sought, braking relative to the target's motion starts at velocity ``v + x - w`` and ends
-    at offset ``F(x) = error + v + x + D(v + x - w, x)``; F grows with x, and its root lies on the braking curve.
+    With ``x`` the acceleration sought, braking relative to the target's motion starts at velocity ``v + x - w`` and
+    ends at offset ``F(x) = error + v + x + D(v + x - w, x)``; F grows with x, and its root lies on the braking curve.
 
     Args:
         error: Position now minus target position at the end of this tick.

@@ -1,4 +1,4 @@
-"""Limits of one command channel: position, velocity, acceleration and jerk, kept for ever from any request whatsoever."""
+"""Limits of one command channel: position, velocity, acceleration and jerk, whatever is requested."""
 
 from __future__ import annotations
 

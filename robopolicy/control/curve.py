@@ -18,7 +18,7 @@ from robopolicy.rotations import (
 
 __all__ = ["ActionLayout", "Curve"]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class Curve:
     """Piecewise cubic through knots, with a tail that comes to rest on the last one.
 
     Position and rotation are cubic Hermite pieces with continuous rate; slopes between pieces are the weighted harmonic
-    mean of the neighbouring secants (Fritsch and Butland 1984), which does not overshoot a monotone sequence of knots. The
-    first slope is given (the rate of what was scheduled before), the last is that of the last secant, and in
-    ``tail_ns`` after the last knot a Hermite piece takes that rate to zero and ends on the knot. Rotation columns are made
-    orthonormal after interpolation. The gripper is linear and has no tail.
+    mean of the neighbouring secants (Fritsch and Butland 1984), which does not overshoot a monotone sequence of knots.
+    The first slope is given (the rate of what was scheduled before), the last is that of the last secant, and in
+    ``tail_ns`` after the last knot a Hermite piece takes that rate to zero and ends on the knot. Rotation columns are
+    made orthonormal after interpolation. The gripper is linear and has no tail.
 
     Args:
         layout: Roles of the channels.
@@ -93,7 +93,7 @@ class Curve:
         self.start_ns, self.end_ns = time_ns[0], time_ns[-1]
         self._time_ns = list(time_ns)
         self._values = values
-        self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64)) * 1e-9, values, rate)
+        self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
         self.tail_ns = int(tail_ns) if len(values) > 1 else 0
         self._gripper = layout.gripper
         self._x = [int(i) for i in layout.rotation[:3]]

@@ -33,7 +33,8 @@ class Tick:
     Attributes:
         setpoint: To be sent now, reached one tick later.
         verdict: What the limiter changed.
-        mode: ``tracking`` a scheduled reference; ``stopping`` on the way to rest; ``holding`` at rest; ``fault`` latched.
+        mode: ``tracking`` a scheduled reference; ``stopping`` on the way to rest; ``holding`` at rest; ``fault``
+            latched.
         reference: [A] reference at the setpoint's time in action channels, or None when braking or holding.
         seam: A new chunk took over in this tick.
     """
@@ -41,7 +42,7 @@ class Tick:
     setpoint: Setpoint
     verdict: Verdict
     mode: str
-    reference: NDArray[np.float64] | None
+    reference: NDArray[np.floating] | None
     seam: bool
 
 
@@ -96,6 +97,7 @@ class Executor:
         self._cartesian = embodiment.action_space == "ee_pose"
         self._counters = Counters()
         self._fresh = True
+        self._stopped = False
         self._begin(0)
 
     @property
@@ -109,7 +111,7 @@ class Executor:
         return self._stopped
 
     @property
-    def command(self) -> NDArray[np.float64]:
+    def command(self) -> NDArray[np.floating]:
         """[J] last setpoint."""
         return self.limiter.command
 
@@ -123,8 +125,8 @@ class Executor:
     def reset(self, state: RobotState) -> None:
         """Clear schedule, stop and fault, and begin at rest at the measured position.
 
-        With ``reseed="command"`` the position is the last command (once there was one): arms under impedance control sag
-        when seeded from the measurement.
+        With ``reseed="command"`` the position is the last command (once there was one): arms under impedance control
+        sag when seeded from the measurement.
 
         Raises:
             SafetyFaultError: the measured position is not finite or has the wrong width.
@@ -195,7 +197,7 @@ class Executor:
         self._committed_ns: int | None = None
         self.schedule.reset(self._where(), now_ns)
 
-    def _where(self) -> NDArray[np.float64]:
+    def _where(self) -> NDArray[np.floating]:
         """[A] action that would keep the commanded joints where they are."""
         command = self.limiter.command
         return self.kinematics.tcp_state(command) if self._cartesian else command
@@ -210,7 +212,7 @@ class Executor:
         self._last_ns = now_ns
         self._committed_ns = now_ns + self._tick_ns
 
-    def _joints(self, reference: NDArray[np.float64], target_ns: int) -> NDArray[np.float64]:
+    def _joints(self, reference: NDArray[np.floating], target_ns: int) -> NDArray[np.float64]:
         """[J] request for a reference [A]."""
         if not self._cartesian:
             return reference
@@ -255,6 +257,6 @@ class Executor:
             counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
 
 
-def _cross(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _cross(x: NDArray[np.floating], y: NDArray[np.float64]) -> NDArray[np.float64]:
     (a, b, c), (d, e, f) = x.tolist(), y.tolist()
     return np.array([b * f - c * e, c * d - a * f, a * e - b * d])

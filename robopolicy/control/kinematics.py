@@ -13,7 +13,7 @@ from robopolicy.rotations import matrix_to_axis_angle, quaternion_to_matrix
 
 __all__ = ["IKSolution", "Kinematics", "rotation_error"]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)

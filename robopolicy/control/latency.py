@@ -20,7 +20,8 @@ class LatencyModel:
     """Delay between the capture of an observation and the arrival of the chunk made from it.
 
     Attributes:
-        kind: One of :data:`KINDS`. ``normal`` is clipped at 0; ``empirical`` draws from ``samples_ms`` with equal chance.
+        kind: One of :data:`KINDS`. ``normal`` is clipped at 0; ``empirical`` draws from ``samples_ms`` with equal
+            chance.
         mean_ms: Mean of ``constant`` and ``normal``; of ``empirical`` it is derived.
         std_ms: Standard deviation of ``normal`` before clipping.
         samples_ms: Measured delays of ``empirical``.
@@ -83,7 +84,10 @@ class LatencyModel:
                 raise ConfigError(
                     explain("unknown latency key", given=unknown, allowed=known, mend=suggest(unknown[0], known))
                 )
-            return cls(**{str(k): tuple(v) if k == "samples_ms" else v for k, v in config.items()})
+            fields: dict[str, Any] = dict(config)
+            if "samples_ms" in fields:
+                fields["samples_ms"] = tuple(float(x) for x in fields["samples_ms"])
+            return cls(**fields)
         if isinstance(config, Sequence) and not isinstance(config, str):
             return cls("empirical", samples_ms=tuple(float(x) for x in config))
         raise ConfigError(explain("not a latency", given=repr(config), allowed="number of ms, list of ms, or mapping"))

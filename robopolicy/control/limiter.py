@@ -23,10 +23,10 @@ __all__ = ["Limit", "SafetyLimiter", "Verdict"]
 class SafetyLimiter:
     """Bounds position, velocity, acceleration and jerk of every command channel, and the TCP's workspace.
 
-    Order: finite, position, velocity, acceleration, jerk, workspace, staleness. The state it keeps is the *commanded* one;
-    velocity, acceleration and jerk are the finite differences of the positions it returned. It holds the invariant that
-    from the commanded state a jerk-limited stop exists that breaks no limit, so no sequence of requests can corner it
-    (recursive feasibility). Requests within the limits pass through bit for bit.
+    Order: finite, position, velocity, acceleration, jerk, workspace, staleness. The state it keeps is the *commanded*
+    one; velocity, acceleration and jerk are the finite differences of the positions it returned. It holds the invariant
+    that from the commanded state a jerk-limited stop exists that breaks no limit, so no sequence of requests can corner
+    it (recursive feasibility). Requests within the limits pass through bit for bit.
 
     A command or state that is not finite, a stale state, or a controller that reports a stop is a fault: the arm brakes
     within the limits, holds, and ignores requests until :meth:`reset`.
@@ -48,10 +48,11 @@ class SafetyLimiter:
         self._arm: list[int] = self.kinematics.arm.tolist()
         self.max_velocity, self.max_acceleration, self.max_jerk = _limits(embodiment, self.config, self.kinematics)
         joints = embodiment.joints.channels
-        limits = (self.max_velocity, self.max_acceleration, self.max_jerk)
         self._channels = [
-            ChannelLimiter(c.lower, c.upper, *(float(limit[i]) for limit in limits), self.tick_s)
-            for i, c in enumerate(joints)
+            ChannelLimiter(c.lower, c.upper, velocity, acceleration, jerk, self.tick_s)
+            for c, velocity, acceleration, jerk in zip(
+                joints, self.max_velocity, self.max_acceleration, self.max_jerk, strict=True
+            )
         ]
         arm = [self._channels[i] for i in self._arm]
         self._guard = WorkspaceGuard(self.kinematics, [c.A for c in arm], [c.J for c in arm])
@@ -65,17 +66,17 @@ class SafetyLimiter:
         return self._fault
 
     @property
-    def command(self) -> NDArray[np.float64]:
+    def command(self) -> NDArray[np.floating]:
         """[J] last commanded position."""
         return np.array([c.p for c in self._channels])
 
     @property
-    def velocity(self) -> NDArray[np.float64]:
+    def velocity(self) -> NDArray[np.floating]:
         """[J] commanded velocity, unit/s."""
         return np.array([c.v for c in self._channels]) / self.tick_s
 
     @property
-    def acceleration(self) -> NDArray[np.float64]:
+    def acceleration(self) -> NDArray[np.floating]:
         """[J] commanded acceleration, unit/s^2."""
         return np.array([c.a for c in self._channels]) / self.tick_s**2
 
@@ -129,7 +130,7 @@ class SafetyLimiter:
 
     def apply(
         self, command: ArrayLike, state: RobotState, dt_s: float, now_ns: int | None = None
-    ) -> tuple[NDArray[np.float64], Verdict]:
+    ) -> tuple[NDArray[np.floating], Verdict]:
         """Limit one command.
 
         Args:
@@ -155,7 +156,7 @@ class SafetyLimiter:
             return self._brake()
         return self._limit(wish)
 
-    def brake(self, state: RobotState, dt_s: float, now_ns: int | None = None) -> tuple[NDArray[np.float64], Verdict]:
+    def brake(self, state: RobotState, dt_s: float, now_ns: int | None = None) -> tuple[NDArray[np.floating], Verdict]:
         """One tick of a planned stop: every channel brakes within its limits. Arguments and result as :meth:`apply`."""
         self._watch(state, dt_s, now_ns)
         return self._brake()
@@ -168,7 +169,7 @@ class SafetyLimiter:
         if self._fault is None:
             self._fault, self._fault_bits = reason, int(limit)
 
-    def _brake(self) -> tuple[NDArray[np.float64], Verdict]:
+    def _brake(self) -> tuple[NDArray[np.floating], Verdict]:
         sent = [c.commit_braking() for c in self._channels]
         everything = (1 << len(sent)) - 1
         return np.array(sent), CLEAR if self._fault is None else Verdict(self._fault_bits, everything, self._fault)
@@ -201,7 +202,7 @@ class SafetyLimiter:
             age_s = (now_ns - state.time_ns) * 1e-9
             self._latch(f"measured state is {age_s:.3f} s old, allowed {longest_s} s", Limit.STALENESS)
 
-    def _limit(self, wish: list[float]) -> tuple[NDArray[np.float64], Verdict]:
+    def _limit(self, wish: list[float]) -> tuple[NDArray[np.floating], Verdict]:
         bits = touched = 0
         steps = []
         for i, (channel, request) in enumerate(zip(self._channels, wish, strict=True)):
@@ -238,7 +239,7 @@ class SafetyLimiter:
                 return
 
 
-def _limits(embodiment: Embodiment, config: ControlConfig, kinematics: Kinematics) -> tuple[NDArray[np.float64], ...]:
+def _limits(embodiment: Embodiment, config: ControlConfig, kinematics: Kinematics) -> tuple[NDArray[np.floating], ...]:
     """[J] velocity, acceleration and jerk limits in force: the card's, scaled."""
     scaled = []
     for kind in ("velocity", "acceleration", "jerk"):

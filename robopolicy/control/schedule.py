@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,8 +36,8 @@ class MergeReport:
         accepted: It is now scheduled.
         reason: Why not, one of :data:`REASONS`; empty when accepted.
         dropped: Rows that were not used because they were past or marked invalid.
-        jump: Distance between its first usable row and the path scheduled so far, as a share of the distance at which it
-            is refused.
+        jump: Distance between its first usable row and the path scheduled so far, as a share of the distance at which
+            it is refused.
     """
 
     accepted: bool
@@ -108,11 +109,11 @@ class ChunkSchedule:
         """Time of the last knot; after it the reference comes to rest."""
         return self._curve.end_ns
 
-    def at(self, time_ns: int) -> NDArray[np.float64]:
+    def at(self, time_ns: int) -> NDArray[np.floating]:
         """[A] reference at ``time_ns``."""
         return self._curve.at(time_ns)
 
-    def rate(self, time_ns: int) -> NDArray[np.float64]:
+    def rate(self, time_ns: int) -> NDArray[np.floating]:
         """[A] rate of the reference at ``time_ns``, unit/s."""
         return self._curve.rate(time_ns)
 
@@ -190,7 +191,7 @@ class ChunkSchedule:
             return "stale"
         return ""
 
-    def _out_of_range(self, values: NDArray[np.float64]) -> str:
+    def _out_of_range(self, values: NDArray[np.floating]) -> str:
         if (np.abs(values - self._middle) > self.config.bounds_factor * self._half).any():
             return "bounds"
         if len(self.layout.rotation):
@@ -200,17 +201,17 @@ class ChunkSchedule:
             size = np.linalg.norm(np.cross(x, y), axis=1)
             if not np.isfinite(columns).all() or (size < 0.1).any():
                 return "rotation"
-            for before, after in zip(columns[:-1], columns[1:], strict=True):
+            for before, after in pairwise(columns):
                 if _turn_rad(before, after) > _MAX_TURN_RAD:
                     return "rotation"
         return ""
 
-    def _jump(self, time_ns: int, value: NDArray[np.float64]) -> float:
+    def _jump(self, time_ns: int, value: NDArray[np.floating]) -> float:
         metres, radians = self.layout.jump(self._curve.at(time_ns), value)
         return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad)
 
 
-def _turn_rad(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+def _turn_rad(before: NDArray[np.floating], after: NDArray[np.float64]) -> float:
     """Angle between two orthonormal 6-D rotations."""
     a, b = before.reshape(2, 3), after.reshape(2, 3)
     trace = float((a * b).sum() + np.cross(a[0], a[1]) @ np.cross(b[0], b[1]))

@@ -18,7 +18,7 @@ from robopolicy.control.curve import Curve
 __all__ = ["blend_weight", "splice"]
 
 
-def blend_weight(elapsed_ns: NDArray[np.int64], window_ns: int) -> NDArray[np.float64]:
+def blend_weight(elapsed_ns: NDArray[np.int64], window_ns: int) -> NDArray[np.floating]:
     """Weight of the new chunk, ``3u^2 - 2u^3`` of ``u = elapsed / window`` clipped to [0, 1]; 1 for an empty window."""
     if window_ns <= 0:
         return np.ones(len(elapsed_ns))
@@ -30,7 +30,7 @@ def splice(
     old: Curve,
     start_ns: int,
     time_ns: NDArray[np.int64],
-    values: NDArray[np.float64],
+    values: NDArray[np.floating],
     *,
     blend_ns: int,
     lateness_ns: int,
@@ -38,9 +38,9 @@ def splice(
 ) -> Curve:
     """The path from ``old`` at ``start_ns`` into the new knots.
 
-    Where old and new overlap, the knots of the first ``blend_ns`` (at most the overlap) move from the old path to the new.
-    Where the old path has run out, a chunk that comes on time is followed at once, and one that is late is caught up with in
-    as much time as it is late.
+    Where old and new overlap, the knots of the first ``blend_ns`` (at most the overlap) move from the old path to the
+    new. Where the old path has run out, a chunk that comes on time is followed at once, and one that is late is caught
+    up with in as much time as it is late.
 
     Args:
         old: What was scheduled; evaluated beyond its end it gives its tail and its last knot.

@@ -64,7 +64,7 @@ class WorkspaceGuard:
         if self.widened and self._inside(self._path(p, v, a), self._box):
             self._active = self._box.copy()
 
-    def _path(self, p: Sequence[float], v: Sequence[float], a: Sequence[float]) -> NDArray[np.float64]:
+    def _path(self, p: Sequence[float], v: Sequence[float], a: Sequence[float]) -> NDArray[np.floating]:
         """[T, 3] TCP positions now and at each tick of braking."""
         paths = [
             [x, *brake_positions(x, dx, ddx, A, J)]
@@ -75,5 +75,5 @@ class WorkspaceGuard:
         return self._kinematics.positions(joints)
 
     @staticmethod
-    def _inside(points: NDArray[np.float64], box: NDArray[np.float64]) -> bool:
+    def _inside(points: NDArray[np.floating], box: NDArray[np.float64]) -> bool:
         return bool((points >= box[0]).all() and (points <= box[1]).all())
