@@ -1,0 +1,227 @@
+"""Collects demonstrations of the scripted expert into an episode store, with noise as in DART; can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robopolicy.data.store import Episode, EpisodeStore
+from robopolicy.embodiment import Embodiment, load_embodiment
+from robopolicy.errors import ConfigError, DataError, SimulationError, explain
+from robopolicy.rotations import axis_angle_to_matrix, matrix_to_rotation_6d, rotation_6d_to_matrix
+from robopolicy.sim.env import Env
+from robopolicy.sim.episode import run_episode
+from robopolicy.sim.record import DemonstrationRecorder
+from robopolicy.sim.task import load_task
+from robopolicy.sim.workers import map_episodes
+from robopolicy.types import ActionChunk
+
+__all__ = ["ActionNoise", "Collected", "collect"]
+
+MOST_FAILURES_IN_A_ROW = 50
+
+
+@dataclass(frozen=True)
+class ActionNoise:
+    """Gaussian noise on what the expert executes; the label stays its clean action (Laskey et al., DART, CoRL 2017).
+
+    The demonstrations then hold states off the expert's path together with the way back, at no cost in labels.
+
+    Attributes:
+        position_m: Standard deviation per axis and control step.
+        rotation_rad: The same for a rotation vector.
+    """
+
+    position_m: float = 0.004
+    rotation_rad: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.position_m, self.rotation_rad]).all() and min(dataclasses.astuple(self)) >= 0):
+            raise ConfigError(explain("action_noise must be finite and not negative", given=self))
+
+    def on(self, embodiment: Embodiment) -> Callable[[ActionChunk, np.random.Generator], ActionChunk]:
+        """The perturbation for one embodiment; draws six numbers per chunk, whatever the deviations are."""
+        position = embodiment.action.select("ee_position")
+        rotation = embodiment.action.select("ee_rotation")
+
+        def perturb(chunk: ActionChunk, rng: np.random.Generator) -> ActionChunk:
+            values = np.array(chunk.values, float)
+            values[:, position] += self.position_m * rng.standard_normal(3)
+            turn = axis_angle_to_matrix(self.rotation_rad * rng.standard_normal(3))
+            values[:, rotation] = matrix_to_rotation_6d(turn @ rotation_6d_to_matrix(values[:, rotation]))
+            return dataclasses.replace(chunk, values=values)
+
+        return perturb
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What is in the store after :func:`collect`.
+
+    Attributes:
+        path: The store.
+        episodes: Committed episodes.
+        steps: Committed rows.
+        tried: Episodes run by this call.
+        failed: Those of them without success.
+    """
+
+    path: Path
+    episodes: int
+    steps: int
+    tried: int
+    failed: int
+
+
+def collect(
+    task: str,
+    embodiment: str | Embodiment,
+    episodes: int,
+    out: str | Path,
+    *,
+    split: str = "train",
+    cameras: Sequence[str] = (),
+    workers: int = 1,
+    action_noise: ActionNoise | None = None,
+    keep_failures: bool = False,
+    codec: str = "raw",
+    render_profile: str = "fast",
+    progress: Callable[[int, int, bool], None] | None = None,
+) -> Collected:
+    """Fill a store with ``episodes`` successful episodes of the task's expert, in the order of their indices.
+
+    A store that exists is continued after its last committed episode, so a run that was killed is simply run again.
+    The content does not depend on ``workers`` or on how often it was interrupted.
+
+    Args:
+        task: Registry name.
+        embodiment: Registry name or card.
+        episodes: How many the store shall hold.
+        out: The store's folder.
+        split: Split of the episode indices.
+        cameras: Cameras to record.
+        workers: Processes that simulate; this process writes.
+        action_noise: Noise on the executed actions; :class:`ActionNoise` with its defaults if None.
+        keep_failures: Commit episodes that failed too, marked as such.
+        codec: Image codec of a new store, ``raw`` or ``jpeg``.
+        render_profile: ``fast`` or ``stock``.
+        progress: Called after each commit with (episodes committed, episodes wanted, success).
+
+    Raises:
+        DataError: the store was collected with other settings.
+        SimulationError: a worker failed, or the expert fails without end.
+        StorageError: the disk refused; what was committed stays.
+    """
+    noise = ActionNoise() if action_noise is None else action_noise
+    card = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
+    settings = {"split": split, "action_noise": dataclasses.asdict(noise), "keep_failures": keep_failures}
+    job = _Job(task, card, split, tuple(cameras), noise, render_profile)
+    tried = failed = in_a_row = 0
+    with _open(Path(out), task, card, tuple(cameras), codec, settings) as store:
+        first = _next_index(store)
+        wanted = itertools.count(first) if store.num_episodes < episodes else iter(())
+        arriving = map_episodes(job, wanted, max(1, workers))
+        try:
+            for episode in _in_order(arriving, first):
+                tried += 1
+                failed += not episode.success
+                in_a_row = 0 if episode.success else in_a_row + 1
+                if in_a_row >= MOST_FAILURES_IN_A_ROW:
+                    raise SimulationError(
+                        explain(
+                            f"the expert of '{task}' failed {in_a_row} times in a row on '{card.name}'",
+                            mend="lower action_noise, or check the task's region against the arm's reach",
+                        )
+                    )
+                if episode.success or keep_failures:
+                    store.append(episode, embodiment=card)
+                    if progress is not None:
+                        progress(store.num_episodes, episodes, episode.success)
+                if store.num_episodes >= episodes:
+                    break
+        finally:
+            arriving.close()
+        return Collected(Path(out), store.num_episodes, store.num_steps, tried, failed)
+
+
+def _open(
+    path: Path, task: str, card: Embodiment, cameras: tuple[str, ...], codec: str, settings: dict[str, Any]
+) -> EpisodeStore:
+    names = load_task(task).environment_state_names
+    if not path.exists() or not any(path.iterdir()):
+        return EpisodeStore.create(
+            path,
+            card,
+            task=task,
+            cameras=cameras,
+            environment_state=names,
+            codec=codec,
+            provenance={"collect": settings},
+        )
+    store = EpisodeStore.open(path, mode="a", embodiment=card)
+    have = (store.task, tuple(store.cameras), store.attributes.get("provenance", {}).get("collect"))
+    want = (task, cameras, settings)
+    if have != want:
+        store.close()
+        raise DataError(
+            explain(
+                f"{path} was collected with other settings",
+                given=f"task, cameras, settings = {want}",
+                allowed=f"{have}",
+                mend="collect into another folder, or with the same settings",
+            )
+        )
+    return store
+
+
+def _next_index(store: EpisodeStore) -> int:
+    """Index after the last committed episode's; failures before it are not run again."""
+    if not store.num_episodes:
+        return 0
+    return int(store.info(store.num_episodes - 1)["metadata"]["index"]) + 1
+
+
+def _in_order(arriving: Iterable[tuple[int, Episode]], first: int) -> Iterator[Episode]:
+    """Episodes by index. At most as many wait here as other workers finish while one works on its episode."""
+    waiting: dict[int, Episode] = {}
+    for index, episode in arriving:
+        waiting[index] = episode
+        while first in waiting:
+            yield waiting.pop(first)
+            first += 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Built into a function of the index in each worker."""
+
+    task: str
+    embodiment: Embodiment
+    split: str
+    cameras: tuple[str, ...]
+    noise: ActionNoise
+    render_profile: str
+
+    def __call__(self) -> Callable[[int], Episode]:
+        env = Env(self.task, self.embodiment, render_profile=self.render_profile, split=self.split)
+        expert = env.task.expert(env)
+        perturb = self.noise.on(env.embodiment)
+
+        def run(index: int) -> Episode:
+            recorder = DemonstrationRecorder(self.cameras)
+            result = run_episode(env, expert, split=self.split, index=index, record=recorder, perturb=perturb)
+            metadata = {
+                "index": index,
+                "split": self.split,
+                "termination": result.termination,
+                "initial_state": dict(env.initial_state),
+            }
+            return Episode(recorder.streams(), env.task.instruction, result.success_at_end, metadata)
+
+        return run

@@ -1,0 +1,289 @@
+"""The one environment: steps a scene with a robot, on two floors.
+
+The lower floor is a robot on a virtual clock: :meth:`Env.robot_state`, :meth:`Env.servo` (one setpoint tick),
+:meth:`Env.frame`. The upper floor is Gymnasium's ``reset`` and ``step`` at ``control_hz``: an action becomes a one-step
+chunk and goes through the same :class:`robopolicy.control.executor.Executor` as a policy's chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from robopolicy.control.executor import ControlConfig, Executor
+from robopolicy.control.kinematics import Kinematics
+from robopolicy.embodiment import Embodiment, load_embodiment
+from robopolicy.errors import SimulationError, explain
+from robopolicy.seeding import SPLITS, generator
+from robopolicy.sim.render import CameraRenderer
+from robopolicy.sim.scene import compose, integer_ratio
+from robopolicy.sim.task import Task, load_task
+from robopolicy.types import ActionChunk, Observation, RobotState
+
+__all__ = ["Env", "Frame", "make_env"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the sensors see at one instant.
+
+    Attributes:
+        state: f32 [S], measured TCP pose and gripper opening.
+        environment_state: f32 [E], privileged state of the task.
+        image: uint8 [H, W, 3] per camera.
+        joint_position: f32 [J], measured.
+        time_ns: Simulated time.
+    """
+
+    state: NDArray[np.float32]
+    environment_state: NDArray[np.float32]
+    joint_position: NDArray[np.float32]
+    time_ns: int
+    image: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+    """A task on a robot; an episode is a pure function of (task, embodiment, split, index).
+
+    Args:
+        task: Registry name, or a task.
+        embodiment: Registry name or card.
+        cameras: Cameras that observations contain.
+        render_profile: ``fast`` or ``stock``.
+        split: Split that :meth:`reset` takes when it is not told one.
+        control: Settings of the executor.
+        render_mode: None or ``rgb_array`` (first camera of the card).
+
+    Raises:
+        SimulationError: rates that are not multiples of each other; a scene that does not compile.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - Gymnasium's own attribute
+
+    def __init__(
+        self,
+        task: str | Task,
+        embodiment: str | Embodiment,
+        *,
+        cameras: Sequence[str] = (),
+        render_profile: str = "fast",
+        split: str = "train",
+        control: ControlConfig | None = None,
+        render_mode: str | None = None,
+    ):
+        self.task = load_task(task) if isinstance(task, str) else task
+        self.embodiment = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
+        self.kinematics = Kinematics(self.embodiment)
+        self.cameras = tuple(self.embodiment.camera(name).name for name in cameras)
+        self.render_profile, self.render_mode = render_profile, render_mode
+        self.split = _known_split(split)
+        self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
+        self.model, self.data = self.scene.model, mujoco.MjData(self.scene.model)
+        self.task.bind(self.model, self.embodiment)
+        physics_hz = 1.0 / self.model.opt.timestep
+        self._substeps = integer_ratio(physics_hz, self.embodiment.setpoint_hz, what="physics rate / setpoint_hz")
+        self.ticks_per_step = integer_ratio(
+            self.embodiment.setpoint_hz, self.embodiment.control_hz, what="setpoint_hz / control_hz"
+        )
+        self.tick_ns = round(1e9 / self.embodiment.setpoint_hz)
+        self.executor = Executor(self.embodiment, control or ControlConfig())
+        self._renderer: CameraRenderer | None = None
+        self._arm = np.array([i for i, n in enumerate(self.embodiment.joints.names) if n != self.embodiment.gripper])
+        self._gripper = self.embodiment.joints.index(self.embodiment.gripper)
+        gain, bias = self.model.actuator_gainprm, self.model.actuator_biasprm
+        self._lead_s = (-bias[self.scene.actuator, 2] / gain[self.scene.actuator, 0])[self._arm]
+        self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
+        self.initial_state: dict[str, float] = {}
+        self.action_space = _box(self.embodiment.action.lower, self.embodiment.action.upper)
+        self.observation_space = self._observation_space()
+        self._start(self.split, 0)
+
+    # ---------------------------------------------------------------------------------------------- the lower floor
+    @property
+    def now_ns(self) -> int:
+        """Simulated time since the start of the episode."""
+        return self._tick * self.tick_ns
+
+    def robot_state(self) -> RobotState:
+        """Measured joints: rad and rad/s; gripper opening 0..1 and 1/s."""
+        scene, data = self.scene, self.data
+        position, velocity = np.empty(len(self.embodiment.joints)), np.empty(len(self.embodiment.joints))
+        position[self._arm], velocity[self._arm] = data.qpos[scene.joint_qpos], data.qvel[scene.joint_qvel]
+        travel_m = 2 * scene.finger_travel_m
+        position[self._gripper] = min(max(data.qpos[scene.finger_qpos].sum() / travel_m, 0.0), 1.0)
+        velocity[self._gripper] = data.qvel[scene.finger_qvel].sum() / travel_m
+        return RobotState(self.now_ns, position, velocity)
+
+    def servo(self, position: NDArray[np.floating]) -> None:
+        """Advance one setpoint tick; ``position`` [J] is reached at its end.
+
+        Between two setpoints the reference moves on a straight line, with velocity feed-forward as in industrial joint
+        controllers: the PD servo's damping acts on the difference of velocities, so tracking has no lag from it.
+
+        Raises:
+            SimulationError: the physics diverged.
+        """
+        target = np.array(position, float)
+        target[self._gripper] *= self.scene.finger_travel_m
+        step = (target - self._servo_position) / self._substeps
+        lead = np.zeros_like(step)
+        lead[self._arm] = step[self._arm] / self.model.opt.timestep * self._lead_s
+        control, reference = self.data.ctrl, self._servo_position
+        for _ in range(self._substeps):
+            reference = reference + step
+            control[self.scene.actuator] = reference + lead
+            mujoco.mj_step(self.model, self.data)
+        self._servo_position = target
+        self._tick += 1
+        bad = self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number
+        if bad or not np.isfinite(self.data.qpos).all():
+            raise SimulationError(
+                explain("the simulation went unstable", given=f"tick {self._tick}", mend="check the setpoints sent")
+            )
+        self._held_ticks = self._held_ticks + 1 if self.task.success(self.data) else 0
+
+    def frame(self, cameras: Sequence[str] | None = None) -> Frame:
+        """Sensors now; ``cameras`` replaces the environment's own list."""
+        joints = self.robot_state().position
+        return Frame(
+            state=self.kinematics.tcp_state(joints).astype(np.float32),
+            environment_state=self.task.observe(self.data),
+            image={name: self.picture(name) for name in (self.cameras if cameras is None else cameras)},
+            joint_position=joints.astype(np.float32),
+            time_ns=self.now_ns,
+        )
+
+    def picture(self, camera: str) -> NDArray[np.uint8]:
+        """One camera's image, uint8 [H, W, 3]."""
+        if self._renderer is None:
+            self._renderer = CameraRenderer(self.model, self.render_profile)
+        return self._renderer.render(self.data, self.embodiment.camera(camera))
+
+    def success(self) -> bool:
+        """Whether the task's condition has now lasted for its hold time."""
+        return self._held_ticks >= self._hold_ticks
+
+    def _start(self, split: str, index: int) -> None:
+        """Put everything back: state, warm start, warnings, clock, executor; then draw the objects' places."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qacc_warmstart[:] = 0
+        home = self.embodiment.home_position
+        self.data.qpos[self.scene.joint_qpos] = home[self._arm]
+        self.data.qpos[self.scene.finger_qpos] = home[self._gripper] * self.scene.finger_travel_m
+        rng = generator(self.task.name, self.embodiment.name, split, index)
+        self.initial_state = self.task.reset(self.data, rng)
+        self._servo_position = home.copy()
+        self._servo_position[self._gripper] *= self.scene.finger_travel_m
+        self.data.ctrl[self.scene.actuator] = self._servo_position
+        mujoco.mj_forward(self.model, self.data)
+        self._tick = self._held_ticks = self._steps = 0
+        self.executor.reset(self.robot_state())
+
+    # --------------------------------------------------------------------------------------------------- Gymnasium
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start episode ``options["index"]`` of ``options["split"]``.
+
+        Without an index the seed is the index; without either, one is drawn from ``np_random``.
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        split = _known_split(options.pop("split", self.split))
+        index = options.pop("index", seed)
+        if options:
+            raise SimulationError(explain("unknown reset options", given=sorted(options), allowed=("split", "index")))
+        if index is None:
+            index = int(self.np_random.integers(2**31))
+        self._start(split, int(index))
+        info = {"split": split, "index": int(index), "initial_state": dict(self.initial_state), "success": False}
+        return self._observation(), info
+
+    def step(self, action: NDArray[np.floating]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Carry out one absolute action [A] in one control step. Reward 1 when the task is done, else 0."""
+        info: dict[str, Any] = {"termination": None, "clipped_ticks": 0}
+        chunk = ActionChunk(
+            np.asarray(action, float)[None], self.now_ns, self.embodiment.control_dt_s, self.embodiment.hash
+        )
+        info["accepted"] = self.executor.submit(chunk, self.now_ns).accepted
+        try:
+            for _ in range(self.ticks_per_step):
+                tick = self.executor.tick(self.robot_state(), self.now_ns)
+                info["clipped_ticks"] += bool(tick.verdict.bits)
+                self.servo(tick.setpoint.position)
+        except SimulationError:
+            info["termination"] = "unstable"
+        self._steps += 1
+        if info["termination"] is None and self.success():
+            info["termination"] = "success"
+        terminated = info["termination"] is not None
+        truncated = not terminated and self._steps >= self.task.horizon
+        if truncated:
+            info["termination"] = "timeout"
+        info["success"] = info["termination"] == "success"
+        return self._observation(), float(info["success"]), terminated, truncated, info
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """Picture of the card's first camera when ``render_mode`` is ``rgb_array``."""
+        return self.picture(self.embodiment.cameras[0].name) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observation(self) -> dict[str, Any]:
+        frame = self.frame()
+        observation: dict[str, Any] = {"state": frame.state, "environment_state": frame.environment_state}
+        if frame.image:
+            observation["image"] = frame.image
+        return observation
+
+    def _observation_space(self) -> gymnasium.spaces.Dict:
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            "state": _unbounded(len(self.embodiment.state)),
+            "environment_state": _unbounded(len(self.task.environment_state_names)),
+        }
+        if self.cameras:
+            views = {name: self.embodiment.camera(name) for name in self.cameras}
+            spaces["image"] = gymnasium.spaces.Dict(
+                {n: gymnasium.spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for n, c in views.items()}
+            )
+        return gymnasium.spaces.Dict(spaces)
+
+    def observe(self, frames: Sequence[Frame], cameras: Sequence[str] = ()) -> Observation:
+        """Frames, oldest first, as the observation of a policy that reads ``cameras``."""
+        return Observation(
+            state=np.stack([f.state for f in frames]),
+            time_ns=np.array([f.time_ns for f in frames], np.int64),
+            embodiment=self.embodiment.hash,
+            image={name: np.stack([f.image[name] for f in frames]) for name in cameras},
+            environment_state=np.stack([f.environment_state for f in frames]),
+            language=self.task.instruction,
+        )
+
+
+def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:
+    """An :class:`Env`; ``settings`` are its keyword arguments."""
+    return Env(task, embodiment, **settings)
+
+
+def _known_split(split: str) -> str:
+    if split not in SPLITS:
+        raise SimulationError(explain("no such split", given=repr(split), allowed=SPLITS))
+    return split
+
+
+def _box(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(lower.astype(np.float32), upper.astype(np.float32), dtype=np.float32)
+
+
+def _unbounded(width: int) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)

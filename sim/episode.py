@@ -1,0 +1,204 @@
+"""One episode of a policy in an environment, on the virtual clock, with the policy's latency.
+
+::
+
+    control steps   0        1        2   ...  Ta       Ta+1 ...
+    observations    o0       o1       o2       oTa      ...            captured at the beginning of a step
+    act()           c(o0)                      c(oTa)                  every Ta steps after the last request
+    executor        |--latency--> c(o0) merged by absolute time; the old chunk goes on until the new one is here
+
+The executor ticks at ``setpoint_hz`` all the while. Nothing here depends on real time, except the measured
+``inference_ms`` and ``cpu_s``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopolicy.control.executor import Tick
+from robopolicy.control.latency import LatencyModel
+from robopolicy.errors import SimulationError
+from robopolicy.evaluation.result import EpisodeResult
+from robopolicy.protocols import Policy
+from robopolicy.seeding import generator
+from robopolicy.sim.env import Env, Frame
+from robopolicy.types import ActionChunk
+
+__all__ = ["EpisodeRecorder", "Perturbation", "run_episode"]
+
+Perturbation = Callable[[ActionChunk, np.random.Generator], ActionChunk]
+"""What is executed instead of a chunk; the recorder still sees the chunk itself."""
+
+
+class EpisodeRecorder(Protocol):
+    """Is shown every control step of an episode."""
+
+    def cameras(self, step: int) -> tuple[str, ...]:
+        """Cameras that have to be in the frame of this step."""
+        ...
+
+    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.float64]) -> None:
+        """One control step.
+
+        Args:
+            frame: Observation at its beginning.
+            chunk: What the policy answered to it, unperturbed, or None when it was not asked.
+            joint_command: [J] last setpoint that was sent before it.
+        """
+        ...
+
+
+def run_episode(
+    env: Env,
+    policy: Policy,
+    *,
+    split: str,
+    index: int,
+    control_latency: LatencyModel | None = None,
+    record: EpisodeRecorder | None = None,
+    max_steps: int | None = None,
+    perturb: Perturbation | None = None,
+) -> EpisodeResult:
+    """Run episode ``index`` of ``split``; ends when the task is done (and held), at the horizon, or at a fault.
+
+    Args:
+        env: Environment; reset here.
+        policy: Policy for the environment's embodiment.
+        split: Split.
+        index: Index of the episode in it.
+        control_latency: Delay from observation to chunk; none by default.
+        record: Shown every control step.
+        max_steps: Control steps at most; the task's horizon by default.
+        perturb: Changes what is executed, for collection with noise.
+
+    Raises:
+        EmbodimentMismatchError: the policy was made for another embodiment.
+    """
+    policy.spec.embodiment.require_same(env.embodiment, mine="the policy", theirs="the environment")
+    cpu_0 = time.process_time()
+    run = _Run(env, policy, split, index, control_latency or LatencyModel.from_config(0), perturb)
+    for step in range(env.task.horizon if max_steps is None else max_steps):
+        run.step(step, record)
+        if run.termination is not None:
+            break
+    return run.result(time.process_time() - cpu_0)
+
+
+class _Run:
+    """State of one running episode."""
+
+    def __init__(
+        self,
+        env: Env,
+        policy: Policy,
+        split: str,
+        index: int,
+        latency: LatencyModel,
+        perturb: Perturbation | None,
+    ):
+        env.reset(options={"split": split, "index": index})
+        self.env, self.policy, self.spec, self.latency, self.perturb = env, policy, policy.spec, latency, perturb
+        self.split, self.index = split, index
+        self.frames: deque[Frame] = deque(maxlen=self.spec.observation_horizon)
+        self.pending: tuple[ActionChunk, int] | None = None
+        self.last_request = -self.spec.action_horizon
+        self.noise = generator("perturb", env.task.name, env.embodiment.name, split, index)
+        self.termination: str | None = None
+        self.length = self.chunks = self.ticks = self.tracking = self.missing = self.clipped = 0
+        self.inference_ms: list[float] = []
+        self.latency_ms: list[float] = []
+        self.seam = 0.0
+        self.commands = [env.robot_state().position] * 2
+        joints = env.embodiment.joints
+        self.velocity_step = joints.limit("max_acceleration") * env.embodiment.tick_s
+
+    def step(self, step: int, record: EpisodeRecorder | None) -> None:
+        """Observe, ask when it is time, and execute one control step."""
+        extra = record.cameras(step) if record is not None else ()
+        since = step - self.last_request
+        soon = since > self.spec.action_horizon - self.spec.observation_horizon
+        frame = self.env.frame(cameras=tuple(dict.fromkeys((*(self.spec.cameras if soon else ()), *extra))))
+        self.frames.append(frame)
+        chunk = None
+        if self.pending is None and since >= self.spec.action_horizon:
+            chunk = self._request()
+            self.last_request = step
+        if record is not None:
+            record.step(frame, chunk, self.commands[-1])
+        self.length = step + 1
+        try:
+            for _ in range(self.env.ticks_per_step):
+                self._tick()
+        except SimulationError:
+            self.termination = "unstable"
+            return
+        if self.env.success():
+            self.termination = "success"
+        elif self.env.executor.fault is not None:
+            self.termination = "fault"
+
+    def _request(self) -> ActionChunk:
+        frames = list(self.frames)
+        frames = [frames[0]] * (self.spec.observation_horizon - len(frames)) + frames
+        observation = self.env.observe(frames, self.spec.cameras)
+        call = len(self.inference_ms)
+        begin = time.perf_counter()
+        chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
+        self.inference_ms.append((time.perf_counter() - begin) * 1e3)
+        delay_ns = self.latency.sample_ns(generator("latency", self.split, self.index, call))
+        self.latency_ms.append(delay_ns / 1e6)
+        executed = chunk if self.perturb is None else self.perturb(chunk, self.noise)
+        self.pending = (executed, self.env.now_ns + delay_ns)
+        return chunk
+
+    def _tick(self) -> None:
+        env, now_ns = self.env, self.env.now_ns
+        if self.pending is not None and now_ns >= self.pending[1]:
+            self.chunks += bool(env.executor.submit(self.pending[0], now_ns).accepted)
+            self.pending = None
+        dry = self.chunks > 0 and env.executor.remaining_s(now_ns) <= 0
+        tick = env.executor.tick(env.robot_state(), now_ns)
+        self.missing += dry
+        self._measure(tick)
+        env.servo(tick.setpoint.position)
+
+    def _measure(self, tick: Tick) -> None:
+        self.ticks += 1
+        self.tracking += tick.mode == "tracking"
+        self.clipped += bool(tick.verdict.bits)
+        command, before = tick.setpoint.position, self.commands
+        if tick.seam:
+            change = np.abs(command - 2 * before[1] + before[0]) / self.env.embodiment.tick_s
+            self.seam = max(self.seam, float((change / self.velocity_step).max()))
+        self.commands = [before[1], command]
+
+    def result(self, cpu_s: float) -> EpisodeResult:
+        """The record of the episode."""
+        env = self.env
+        return EpisodeResult(
+            index=self.index,
+            split=self.split,
+            task=env.task.name,
+            embodiment=env.embodiment.name,
+            success_once=self.termination == "success",
+            success_at_end=self.termination == "success",
+            length=self.length,
+            duration_s=env.now_ns / 1e9,
+            termination=self.termination or "timeout",
+            inference_ms=self.inference_ms,
+            latency_ms=float(np.mean(self.latency_ms)) if self.latency_ms else 0.0,
+            ticks=self.ticks,
+            tracking_ticks=self.tracking,
+            missing_setpoints=self.missing,
+            clipped_ticks=self.clipped,
+            max_seam_velocity_step=self.seam,
+            chunks=self.chunks,
+            initial_state=list(env.initial_state.values()),
+            cpu_s=cpu_s,
+        )
