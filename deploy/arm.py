@@ -1,0 +1,337 @@
+"""One arm at one tick: state machine, chunks, executor, driver. No sleeping, no process: that is ``realtime.py``.
+
+Time. The tick that is due at wall time ``w`` computes the setpoint to be reached at ``w + lookahead``; so the executor's
+clock leads the wall clock by ``lookahead - 1`` ticks, and actions are reached at the time they were meant for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from robopolicy.deploy import align
+from robopolicy.deploy.bus import Bus
+from robopolicy.deploy.config import DeployConfig
+from robopolicy.deploy.mailbox import ReceivedChunk
+from robopolicy.deploy.records import (
+    EXECUTOR_MODES,
+    FLAG_MOVING,
+    FLAG_RUNNING,
+    REASONS,
+    REFUSALS,
+    TEXT_BYTES,
+    code_of,
+)
+from robopolicy.deploy.state_machine import EVENTS, INTERNAL_EVENTS, Outcome, State, next_state
+
+from robopolicy.control.executor import Executor, Tick
+from robopolicy.control.kinematics import Kinematics
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import DeployError
+from robopolicy.protocols import RobotDriver
+from robopolicy.types import ActionChunk, RobotState, Setpoint
+
+__all__ = ["Arm", "TargetingDriver"]
+
+Vector = NDArray[np.float64]
+REST_TICKS = 5
+
+
+class TargetingDriver(RobotDriver, Protocol):
+    """A driver that also knows what the controller commands its motors to."""
+
+    flags: int
+
+    def target(self) -> RobotState | None:
+        """Position and velocity that the motors are commanded to, or None before contact."""
+        ...
+
+
+class Arm:
+    """Everything that happens to one arm in one tick.
+
+    Args:
+        card: The robot.
+        executor: Turns chunks into setpoints.
+        driver: The only way to the robot.
+        bus: Shared memory.
+        config: Tunables.
+
+    Attributes:
+        state: Where the state machine stands.
+        epoch: Number of the present run; chunks of other epochs are refused.
+    """
+
+    def __init__(self, card: Embodiment, executor: Executor, driver: TargetingDriver, bus: Bus, config: DeployConfig):
+        self._card, self._executor, self._driver, self._bus, self._config = card, executor, driver, bus, config
+        self._kinematics = Kinematics(card)
+        self._tick_s, self._tick_ns = card.tick_s, round(card.tick_s * 1e9)
+        self._acceleration = card.joints.limit("max_acceleration")
+        self.state, self.epoch = State.OFFLINE, 0
+        self._reason, self._message = "", ""
+        self._events = bus.ring("events")
+        self._events_done = 0
+        self._refused = dict.fromkeys(REFUSALS, 0)
+        self._overruns = self._count = 0
+        self._last_obs_ns = 0
+        self._measured: RobotState | None = None
+        self._command: Vector | None = None
+        self._step = np.zeros(len(card.joints))
+        self._entered_ns = self._holding_since_ns = 0
+        self._approaching = False
+        self._rest_ticks = 0
+        self._braking_fault = False
+        self._record = np.zeros((), bus.ring("state").dtype)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether this process may end without leaving the arm in motion."""
+        return not (self.state.moving or self.state in (State.STOPPING, State.PAUSED)) and not self._braking_fault
+
+    def step(self, due_ns: int, late_ns: int) -> None:
+        """One tick that was due at ``due_ns`` and began ``late_ns`` later."""
+        self._accepted: ReceivedChunk | None = None
+        # Read first: an event may seed the command from the measured pose, which must be of now.
+        self._read(due_ns)
+        self._obey(due_ns)
+        self._watch(due_ns)
+        lead_ns = due_ns + (self._config.lookahead_ticks - 1) * self._tick_ns
+        self._take_chunk(due_ns, lead_ns)
+        tick = self._move(due_ns, lead_ns) if self.state.streaming or self._braking_fault else None
+        if tick is not None:
+            self._after(tick, due_ns, lead_ns)
+        self._publish(due_ns, late_ns, tick)
+
+    def event(self, name: str, now_ns: int) -> Outcome:
+        """Apply one event. -> what became of it."""
+        before = self.state
+        if name == "enable" and self._measured is not None and self._measured.fault:
+            self._message = "enable refused: the robot reports a fault; mend: clear it, then arm"
+            return Outcome.REFUSED
+        target, outcome = next_state(before, name)
+        if outcome is Outcome.CHANGED:
+            self.state = target
+            self._entered_ns = now_ns
+            self._enter(before, name, now_ns)
+        elif outcome is Outcome.REFUSED:
+            self._message = f"{name} refused in {before.name}"
+        return outcome
+
+    def overrun(self, now_ns: int) -> None:
+        """This process slept through its lookahead: the robot has braked by itself, so go on from where it is."""
+        self._overruns += 1
+        if self.state.moving or self.state in (State.PAUSED, State.STOPPING):
+            target = self._driver.target()
+            if target is not None:
+                self._executor.reset(target)
+                self._executor.request_stop()
+                self._command = None
+            self.event("overrun", now_ns)
+
+    def close(self) -> None:
+        """Hold, and let go of the robot."""
+        self._driver.stop()
+
+    def _enter(self, before: State, event: str, now_ns: int) -> None:
+        """What belongs to a change of state."""
+        state = self.state
+        if event in INTERNAL_EVENTS and event not in ("aligned", "at_rest"):
+            self._reason = event
+        elif event in ("stop", "pause", "estop"):
+            self._reason = "estop" if event == "estop" else "operator"
+        if state is State.HOLD and before is State.ARMED:
+            self._reseed(self._measured)
+            self._reason = self._message = ""
+        elif state is State.ALIGNING:
+            self.epoch += 1
+            self._last_obs_ns = 0
+            self._approaching = False
+            self._reason = self._message = ""
+            # The arm stands still under the last command; measured positions would let a loaded gripper open.
+            assert self._measured is not None
+            standing = self._measured.position if self._command is None else self._command
+            self._executor.reset(RobotState(self._measured.time_ns, standing, np.zeros_like(standing)))
+        elif state in (State.STOPPING, State.PAUSED):
+            self._rest_ticks = 0
+            self._executor.request_stop()
+        elif state in (State.FAULT, State.ESTOP):
+            self.epoch += 1
+            self._braking_fault = event == "executor_fault" and before.streaming
+            self._rest_ticks = 0
+            if not self._braking_fault:
+                self._driver.stop()
+        elif state in (State.ARMED, State.CONNECTED, State.OFFLINE) and before.streaming:
+            self._driver.hold()
+        if state is State.ARMED:
+            self.epoch += 1
+        self._holding_since_ns = now_ns
+
+    def _obey(self, now_ns: int) -> None:
+        while self._events_done < self._events.newest:
+            self._events_done += 1
+            record = self._events.read(self._events_done)
+            name = "" if record is None else bytes(record["event"]).decode("ascii", "replace")
+            if name in EVENTS:
+                self.event(name, now_ns)
+
+    def _read(self, now_ns: int) -> None:
+        if self.state is State.OFFLINE:
+            return
+        try:
+            self._measured = self._driver.read()
+        except DeployError as error:
+            if self.state.streaming or self._measured is None:
+                self._message = str(error)
+                self.event("robot_lost", now_ns)
+            return
+        if self._measured.fault and self.state.streaming:
+            self._message = "the robot reports a protective stop"
+            self.event("robot_fault", now_ns)
+
+    def _watch(self, now_ns: int) -> None:
+        """Find out whether somebody has gone silent."""
+        if self.state.moving or self.state is State.PAUSED:
+            age_s = self._bus.heartbeat.age_s("worker", now_ns)
+            if age_s is None or age_s > self._config.worker_timeout_s:
+                self.event("worker_lost", now_ns)
+        waiting_s = (now_ns - self._entered_ns) / 1e9
+        if self.state is State.ALIGNING and not self._approaching and waiting_s > self._config.first_chunk_timeout_s:
+            self.event("no_chunk", now_ns)
+
+    def _take_chunk(self, now_ns: int, lead_ns: int) -> None:
+        received = self._bus.mailbox.take()
+        if received is None:
+            return
+        reason = self._refusal(received, now_ns)
+        if reason is None:
+            chunk = received.chunk()
+            if self.state is State.ALIGNING:
+                reason = self._align(chunk, lead_ns)
+            if self.state is State.RUNNING and not self._approaching:
+                reason = self._submit(chunk, lead_ns)
+        if reason is None:
+            self._accepted, self._last_obs_ns = received, received.t_obs_ns
+        else:
+            self._refused[reason] += 1
+
+    def _refusal(self, received: ReceivedChunk, now_ns: int) -> str | None:
+        if not self.state.moving:
+            return "not_running"
+        card = self._card
+        reason = received.refusal(
+            epoch=self.epoch, embodiment=card.hash, action_width=len(card.action), dt_s=card.control_dt_s
+        )
+        if reason is not None:
+            return reason
+        if received.t_obs_ns > now_ns + self._tick_ns * self._config.lookahead_ticks:
+            return "future"
+        if received.t_obs_ns <= self._last_obs_ns:
+            return "old"
+        return "stale" if now_ns - received.t_obs_ns > self._config.max_chunk_age_s * 1e9 else None
+
+    def _submit(self, chunk: ActionChunk, lead_ns: int) -> str | None:
+        report = self._executor.submit(chunk, lead_ns)
+        if report.accepted:
+            return None
+        self._message = f"chunk refused: {report.reason}"
+        return "executor"
+
+    def _align(self, chunk: ActionChunk, lead_ns: int) -> str | None:
+        """First chunk of an epoch: run it when it begins near, else go to its first action slowly."""
+        if self._approaching:
+            return None
+        assert self._command is not None
+        ahead = chunk.after(lead_ns) or chunk
+        there = np.asarray(ahead.values[0], float)
+        here = self._here()
+        metres, radians = align.distance(self._card, here, there)
+        if metres <= self._config.align_position_m and radians <= self._config.align_rotation_rad:
+            self.event("aligned", lead_ns)
+            return None
+        way = align.approach(self._card, here, there, t0_ns=lead_ns, speed=self._config.align_speed)
+        reason = self._submit(way, lead_ns)
+        self._approaching = reason is None
+        return reason
+
+    def _here(self) -> Vector:
+        """The action [A] that keeps the arm where it is commanded to be."""
+        assert self._command is not None
+        if self._card.action_space == "joint_position":
+            return self._command.copy()
+        return np.asarray(self._kinematics.tcp_state(self._command), float)
+
+    def _reseed(self, state: RobotState | None) -> None:
+        assert state is not None
+        self._command, self._step = None, np.zeros_like(self._step)
+        self._executor.reset(RobotState(state.time_ns, state.position, np.zeros_like(state.position)))
+
+    def _move(self, due_ns: int, lead_ns: int) -> Tick | None:
+        if self._measured is None:
+            return None
+        tick = self._executor.tick(self._measured, lead_ns)
+        flags = FLAG_RUNNING if self.state is State.RUNNING else 0
+        self._driver.flags = flags | (FLAG_MOVING if self.state is not State.HOLD else 0)
+        reach_ns = due_ns + self._config.lookahead_ticks * self._tick_ns
+        self._driver.command(Setpoint(reach_ns, tick.setpoint.position), due_ns)
+        position = np.asarray(tick.setpoint.position, float)
+        step = np.zeros_like(self._step) if self._command is None else (position - self._command) / self._tick_s
+        self._velocity_step = float((np.abs(step - self._step) / (self._acceleration * self._tick_s)).max())
+        self._rest_ticks = self._rest_ticks + 1 if float(np.abs(step).max()) < 1e-6 else 0
+        self._command, self._step = position.copy(), step
+        return tick
+
+    def _after(self, tick: Tick, now_ns: int, lead_ns: int) -> None:
+        """Events that follow from what the executor did."""
+        if tick.mode == "fault" and self.state is not State.FAULT:
+            self._message = f"executor: {self._executor.fault}"
+            self.event("executor_fault", now_ns)
+        resting = self._rest_ticks >= REST_TICKS
+        if self._braking_fault and resting:
+            self._braking_fault = False
+            self._driver.hold()
+        if self.state is State.STOPPING and resting:
+            self.event("at_rest", now_ns)
+        if self.state is State.ALIGNING and self._approaching and resting and self._executor.remaining_s(lead_ns) <= 0:
+            self._approaching = False
+            self.event("aligned", now_ns)
+        if tick.mode != "holding" or not resting:
+            self._holding_since_ns = now_ns
+        elif self.state is State.RUNNING and (now_ns - self._holding_since_ns) / 1e9 > self._config.dry_grace_s:
+            self.event("dry", now_ns)
+
+    def _publish(self, due_ns: int, late_ns: int, tick: Tick | None) -> None:
+        self._count += 1
+        record = self._record
+        record["t_ns"], record["late_ns"], record["tick"] = due_ns, late_ns, self._count
+        record["epoch"], record["events_done"] = self.epoch, self._events_done
+        record["state"], record["reason"] = self.state, code_of(REASONS, self._reason)
+        record["mode"] = 0 if tick is None else code_of(EXECUTOR_MODES, tick.mode)
+        record["seam"] = tick is not None and tick.seam
+        record["clipped"] = tick is not None and not tick.verdict.ok
+        record["verdict"] = 0 if tick is None else tick.verdict.bits
+        record["streamed"] = tick is not None
+        record["velocity_step"] = 0.0 if tick is None else self._velocity_step
+        record["overruns"], record["torn"] = self._overruns, self._bus.mailbox.torn
+        record["refused"] = list(self._refused.values())
+        record["message"] = self._message.encode("utf-8", "replace")[:TEXT_BYTES]
+        self._publish_chunk(due_ns)
+        if tick is not None and self._command is not None:
+            record["setpoint"] = self._command
+            record["t_setpoint_ns"] = due_ns + self._config.lookahead_ticks * self._tick_ns
+            record["remaining_s"] = self._executor.remaining_s(due_ns)
+        if self._measured is not None:
+            record["t_robot_ns"], record["robot_fault"] = self._measured.time_ns, self._measured.fault
+            record["position"], record["velocity"] = self._measured.position, self._measured.velocity
+        record["work_ns"] = 0
+        self._finish(record)
+
+    def _publish_chunk(self, now_ns: int) -> None:
+        record, chunk = self._record, self._accepted
+        record["accepted"] = chunk is not None
+        record["inference_ms"] = 0.0 if chunk is None else chunk.inference_s * 1e3
+        record["latency_ms"] = 0.0 if chunk is None else (now_ns - chunk.t_obs_ns) / 1e6
+
+    def _finish(self, record: Any) -> None:
+        self._bus.ring("state").write(record)
+        self._bus.heartbeat.beat("realtime")

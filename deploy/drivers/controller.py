@@ -1,0 +1,232 @@
+"""The controller inside a simulated robot: plays time-stamped setpoints, checks each one, brakes when they stop.
+
+It stands for the vendor's box. It trusts nothing: what arrives is judged by finite differences against the card, in
+this process, so the record of violations does not depend on the code that is being judged.
+
+Setpoints carry the time at which they are to be reached. They arrive ``lookahead`` ticks early (as ``servoj`` with a
+lookahead time does on a UR, or the extrapolation of lost packets on a Franka) and are kept here until their time::
+
+    realtime      w(k) ........ sends the setpoint for  w(k) + lookahead
+    controller         T(n)     plays the line between the two setpoints around T(n)
+
+The two clocks tick at the same rate with any phase. With a lookahead of L ticks the sender may be late by up to
+(L - 1) ticks without a gap: 20 ms for L = 3 at 100 Hz. When the setpoint for T(n) is truly absent, the controller brakes
+along its last velocity within the acceleration limit and counts the tick as missing if the arm was RUNNING; after
+``watchdog_s`` without any setpoint it latches a fault.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+from robopolicy.deploy.records import FLAG_END, FLAG_RUNNING, VIOLATIONS
+
+from robopolicy.embodiment import Embodiment
+
+__all__ = ["RobotController", "SetpointCheck"]
+
+Vector = NDArray[np.float64]
+
+
+class SetpointCheck:
+    """Judges a stream of setpoints by finite differences: position, velocity, acceleration, jerk.
+
+    Args:
+        card: Whose limits.
+        jump: Largest distance between the first setpoint of a stream and where the robot stands, in channel units.
+        tolerance: Relative excess that is still rounding.
+
+    Attributes:
+        violations: Counts by kind, in the order of :data:`~robopolicy.deploy.records.VIOLATIONS`.
+        worst: Largest value over its limit, by kind; 1 is the limit.
+    """
+
+    def __init__(self, card: Embodiment, *, jump: float = 0.05, tolerance: float = 1e-6):
+        joints = card.joints
+        self._lower, self._upper = joints.lower, joints.upper
+        self._limits = {kind: joints.limit(f"max_{kind}") for kind in ("velocity", "acceleration", "jerk")}
+        self._jump, self._tolerance = jump, tolerance
+        self.reset_counts()
+        self.restart(None)
+
+    def reset_counts(self) -> None:
+        """Forget what was counted."""
+        self.violations = dict.fromkeys(VIOLATIONS, 0)
+        self.worst = dict.fromkeys(VIOLATIONS, 0.0)
+
+    def restart(self, standing: Vector | None) -> None:
+        """A new stream begins; its first setpoint must lie where the robot stands ([J], or None to accept any)."""
+        self._standing = None if standing is None else standing.copy()
+        self._time_ns: int | None = None
+        self._derivatives: list[tuple[float, Vector]] = []
+
+    def check(self, time_ns: int, position: Vector) -> list[str]:
+        """Judge the next setpoint. -> kinds violated."""
+        if not np.isfinite(position).all():
+            return self._count({"non_finite": np.inf})
+        found: dict[str, float] = {}
+        span = self._upper - self._lower
+        outside = np.maximum(self._lower - position, position - self._upper) / span
+        if outside.max() > self._tolerance:
+            found["position"] = 1.0 + float(outside.max())
+        if self._time_ns is None:
+            if self._standing is not None and (distance := float(np.abs(position - self._standing).max())) > self._jump:
+                found["jump"] = distance / self._jump
+            self._derivatives = [(0.0, position.copy())]
+        elif time_ns <= self._time_ns:
+            return self._count({"order": 1.0})
+        else:
+            found |= self._differences((time_ns - self._time_ns) / 1e9, position)
+        self._time_ns = time_ns
+        return self._count(found)
+
+    def _differences(self, dt: float, position: Vector) -> dict[str, float]:
+        """Backward differences up to the third; each order appears once enough setpoints have been seen."""
+        found = {}
+        fresh: list[tuple[float, Vector]] = [(dt, position.copy())]
+        for kind, (_, before) in zip(self._limits, self._derivatives, strict=False):
+            rate = (fresh[-1][1] - before) / dt
+            # Rounding of the positions (about 1e-15) grows by 1 / dt with each order.
+            noise = 1e-14 / dt ** len(fresh)
+            over = np.abs(rate) / (self._limits[kind] + noise)
+            self.worst[kind] = max(self.worst[kind], float(over.max()))
+            if over.max() > 1 + self._tolerance:
+                found[kind] = float(over.max())
+            fresh.append((dt, rate))
+        self._derivatives = fresh[:3]
+        return found
+
+    def _count(self, found: dict[str, float]) -> list[str]:
+        for kind, size in found.items():
+            self.violations[kind] += 1
+            self.worst[kind] = max(self.worst[kind], size)
+        return list(found)
+
+
+class RobotController:
+    """Jitter buffer, interpolation, braking and watchdog of a simulated robot.
+
+    Args:
+        card: The robot.
+        watchdog_s: Silence after which the controller latches a fault.
+
+    Attributes:
+        target, velocity: [J] what the motors are commanded to now.
+        fault: Latched by the watchdog, cleared by :meth:`recover`.
+        missing: Ticks in RUNNING without a setpoint for their time.
+        gaps: Runs of such ticks.
+        running: Ticks in RUNNING.
+        late: Setpoints that arrived after their time.
+        received: Setpoints received.
+    """
+
+    def __init__(self, card: Embodiment, *, watchdog_s: float):
+        self._tick_s = card.tick_s
+        self._acceleration = card.joints.limit("max_acceleration")
+        self._max_velocity = card.joints.limit("max_velocity")
+        self._watchdog_ns = round(watchdog_s * 1e9)
+        self._buffer: deque[tuple[int, int, Vector]] = deque(maxlen=64)
+        self.check = SetpointCheck(card)
+        self.target = card.home_position.copy()
+        self.velocity = np.zeros(len(card.joints))
+        self.fault = False
+        self._flags = FLAG_END
+        self.reset(self.target)
+
+    def reset(self, standing: Vector) -> None:
+        """The scene was set anew and the arm stands at ``standing`` [J]: all counts and the stream begin again."""
+        self._buffer.clear()
+        self.target, self.velocity = standing.copy(), np.zeros_like(standing)
+        self._flags, self._blend, self._returning = FLAG_END, False, False
+        self.fault = False
+        self.received = self.missing = self.gaps = self.running = self.late = self.watchdog_stops = 0
+        self._last_received_ns = 0
+        self._was_missing = False
+        self.check.reset_counts()
+        self.check.restart(standing)
+
+    def recover(self) -> None:
+        """A person arms again: the latch opens, the next stream must begin where the arm stands."""
+        self.fault = False
+        self._buffer.clear()
+        self._flags = FLAG_END
+        self.check.restart(self.target)
+
+    def receive(self, record: np.void, now_ns: int) -> list[str]:
+        """Take one setpoint from the wire. -> kinds of limits that it violates."""
+        position, time_ns, flags = np.array(record["position"], float), int(record["time_ns"]), int(record["flags"])
+        self._last_received_ns = now_ns
+        if flags & FLAG_END:
+            self._flags = FLAG_END
+            return []
+        if self._flags & FLAG_END:
+            self.check.restart(self.target)
+            self._buffer.clear()
+        self.received += 1
+        self.late += time_ns < now_ns
+        found = self.check.check(time_ns, position)
+        if np.isfinite(position).all() and not self.fault:
+            self._buffer.append((time_ns, flags, position))
+        self._flags = flags
+        return found
+
+    def play(self, time_ns: int, now_ns: int) -> Vector:
+        """What the motors are commanded to at ``time_ns``. -> [J]."""
+        before = self.target
+        found = None if self.fault else self._sample(time_ns)
+        running = bool(self._flags & FLAG_RUNNING) and not self.fault
+        self.running += running
+        if found is not None:
+            self._was_missing = False
+            self.target = self._return_to(found) if self._blend else found
+            self.velocity = (self.target - before) / self._tick_s
+            return self.target
+        if running:
+            self.missing += 1
+            self.gaps += not self._was_missing
+            self._was_missing = True
+        if not self._flags & FLAG_END and self._buffer:
+            self._blend, self._returning = True, False
+            self.check.restart(None)
+        self._brake()
+        silent = now_ns - self._last_received_ns
+        if not self._flags & FLAG_END and silent > self._watchdog_ns and not self.fault:
+            self.fault = True
+            self.watchdog_stops += 1
+        return self.target
+
+    def _sample(self, time_ns: int) -> Vector | None:
+        """The line between the two buffered setpoints around ``time_ns``; None when its end has not arrived."""
+        if self._flags & FLAG_END:
+            return None
+        while len(self._buffer) >= 2 and self._buffer[1][0] <= time_ns:
+            self._buffer.popleft()
+        if not self._buffer:
+            return None
+        t0, _, q0 = self._buffer[0]
+        if t0 >= time_ns:
+            # The stream has just begun: the arm waits where it stands.
+            return self.target.copy() if t0 > time_ns else q0.copy()
+        if len(self._buffer) < 2:
+            return None
+        t1, _, q1 = self._buffer[1]
+        x = (time_ns - t0) / (t1 - t0)
+        return q0 + x * (q1 - q0)
+
+    def _return_to(self, wanted: Vector) -> Vector:
+        """After a gap the arm comes to rest, then goes back to the stream at no more than its rated speed."""
+        if np.abs(self.velocity).max() > 1e-9 and not self._returning:
+            self._brake()
+            return self.target
+        self._returning = True
+        step = self._max_velocity * self._tick_s
+        moved = self.target + np.clip(wanted - self.target, -step, step)
+        self._blend = bool(np.abs(wanted - moved).max() > 1e-9)
+        return moved
+
+    def _brake(self) -> None:
+        drop = self._acceleration * self._tick_s
+        self.velocity = np.sign(self.velocity) * np.maximum(np.abs(self.velocity) - drop, 0.0)
+        self.target = self.target + self.velocity * self._tick_s

@@ -1,0 +1,66 @@
+"""A MuJoCo scene with a task as the body of a simulated robot, and the task's expert as a policy."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import NDArray
+from robopolicy.deploy.drivers.plant import Sensed
+from robopolicy.sim.env import Env
+from robopolicy.sim.gl import choose_backend
+from robopolicy.sim.task import load_task
+
+from robopolicy.embodiment import Embodiment
+from robopolicy.protocols import Policy
+
+__all__ = ["MujocoPlant", "pick_place_expert"]
+
+Vector = NDArray[np.float64]
+
+
+class MujocoPlant:
+    """A :class:`~robopolicy.deploy.drivers.plant.Plant` on :class:`robopolicy.sim.env.Env`.
+
+    Args:
+        card: The robot.
+        task: Task of the scene.
+        cameras: Cameras to render with each frame.
+    """
+
+    def __init__(self, card: Embodiment, *, task: str, cameras: tuple[str, ...] = ()):
+        if cameras:
+            choose_backend()
+        self._env, self._cameras = Env(task, card), cameras
+        self.horizon = self._env.task.horizon
+        self.initial_state = list(self._env.initial_state.values())
+
+    def reset(self, split: str, index: int) -> None:
+        """Set up the scene that evaluation calls ``(split, index)``."""
+        self._env.reset(options={"split": split, "index": index})
+        self.initial_state = list(self._env.initial_state.values())
+
+    def servo(self, target: Vector) -> None:
+        """Advance one tick of ``setpoint_hz``."""
+        self._env.servo(target)
+
+    def measure(self) -> tuple[Vector, Vector]:
+        """(position [J], velocity [J]) now."""
+        state = self._env.robot_state()
+        return np.asarray(state.position, float), np.asarray(state.velocity, float)
+
+    def sense(self) -> Sensed:
+        """A sensor frame of now."""
+        frame = self._env.frame(cameras=self._cameras)
+        return Sensed(
+            frame.state, frame.joint_position, frame.environment_state, frame.image, bool(self._env.success())
+        )
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._env.close()
+
+
+def pick_place_expert(embodiment: Embodiment) -> Policy:
+    """The scripted expert of ``pick_place``, which reads the privileged state only."""
+    return load_task("pick_place").expert(SimpleNamespace(embodiment=embodiment))  # type: ignore[arg-type]

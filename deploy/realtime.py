@@ -1,0 +1,128 @@
+"""The real-time process: one arm, its driver and its executor on an absolute time grid. Neither torch nor mujoco.
+
+``python -m robopolicy.deploy.realtime RUN_DIR PARENT_PID`` is started by the supervisor.
+
+The grid never slips: tick k is due at ``start + k * tick``. A tick that begins late but still before its setpoint is due
+at the robot is computed as if it had been in time, so the robot sees no difference; ticks whose time has passed are
+skipped, never sent in a burst.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from robopolicy.deploy.arm import Arm
+from robopolicy.deploy.bus import Bus
+from robopolicy.deploy.config import DaemonConfig, read_daemon
+from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
+
+from robopolicy.control.clock import Clock, MonotonicClock
+from robopolicy.control.config import ControlConfig
+from robopolicy.control.executor import Executor
+from robopolicy.registry import load_target
+from robopolicy.schema import build
+
+__all__ = ["build_arm", "control_config", "main", "run_loop"]
+
+LEAVE_S = 3.0
+"""A loop that is told to end gives up waiting for rest after this long."""
+
+
+def control_config(config: DaemonConfig) -> ControlConfig:
+    """The executor's configuration for the daemon: the state may be as old as the robot's timeout plus the lead.
+
+    Raises:
+        ConfigError: an override that ControlConfig does not have.
+    """
+    lead_s = config.deploy.lookahead_ticks * config.card.tick_s
+    values = {"max_state_age_s": config.deploy.robot_timeout_s + lead_s} | dict(config.control)
+    return build(ControlConfig, values, "control")
+
+
+def build_arm(config: DaemonConfig, bus: Bus) -> Arm:
+    """Executor, driver and arm of one daemon."""
+    card = config.card
+    executor = Executor(card, control_config(config))
+    driver = load_target(config.robot.target)(card, bus=bus, timeout_s=config.deploy.robot_timeout_s)
+    return Arm(card, executor, driver, bus, config.deploy)
+
+
+def run_loop(arm: Arm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:
+    """Tick on the absolute grid until ``should_leave`` says so and the arm rests.
+
+    Args:
+        arm: What is ticked.
+        clock: Real or virtual.
+        tick_ns: Grid.
+        lookahead_ticks: How late a tick may begin and still count.
+        should_leave: Asked before every tick.
+    """
+    due_ns = clock.now_ns() + tick_ns
+    leave_ns = 0
+    while True:
+        clock.sleep_until_ns(due_ns)
+        now_ns = clock.now_ns()
+        late_ns = now_ns - due_ns
+        if late_ns >= lookahead_ticks * tick_ns:
+            due_ns += late_ns // tick_ns * tick_ns
+            arm.overrun(now_ns)
+            late_ns = now_ns - due_ns
+        reason = should_leave(now_ns)
+        if reason and not leave_ns:
+            leave_ns = now_ns + round(LEAVE_S * 1e9)
+            arm.event(reason, now_ns)
+        arm.step(due_ns, late_ns)
+        if leave_ns and (arm.at_rest or now_ns > leave_ns):
+            return
+        due_ns += tick_ns
+
+
+class LeaveCondition:
+    """Says why the loop has to end: it was told to, or the supervisor is gone.
+
+    Args:
+        bus: For the supervisor's heartbeat.
+        parent: For its death.
+        timeout_s: How long it may be silent.
+    """
+
+    def __init__(self, bus: Bus, parent: ParentWatch, timeout_s: float):
+        self._bus, self._parent, self._timeout_s = bus, parent, timeout_s
+        self.told = False
+
+    def __call__(self, now_ns: int) -> str:
+        if self.told:
+            return "stop"
+        age_s = self._bus.heartbeat.age_s("supervisor", now_ns)
+        silent = age_s is not None and age_s > self._timeout_s
+        return "supervisor_lost" if silent or self._parent.lost else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until told to end, or until the supervisor is gone."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    run_dir, parent = Path(arguments[0]), ParentWatch(int(arguments[1]))
+    ignore_terminal_signals()
+    config = read_daemon(run_dir)
+    bus = Bus.attach({"state", "setpoints"})
+    arm = build_arm(config, bus)
+    leave = LeaveCondition(bus, parent, config.deploy.supervisor_timeout_s)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(leave, "told", True))
+    for note in become_realtime(config.deploy.realtime_priority):
+        print(f"realtime: {note}", file=sys.stderr)
+    heavy = sorted({"torch", "mujoco", "zarr"} & set(sys.modules))
+    print(f"realtime: heavy modules loaded: {heavy}", file=sys.stderr)
+    tick_ns = round(config.card.tick_s * 1e9)
+    try:
+        run_loop(
+            arm, MonotonicClock(), tick_ns=tick_ns, lookahead_ticks=config.deploy.lookahead_ticks, should_leave=leave
+        )
+    finally:
+        arm.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
