@@ -206,6 +206,9 @@ def test_histogram_stacks_and_bins_whole_numbers_whole():
     assert len(second) == 1
     assert first[0] == pytest.approx(2 * first[1], abs=0.2)
     assert second[0] == pytest.approx(3 * first[1], abs=0.3)
+    bars = [rect for rect in ElementTree.fromstring(drawing).iter("rect") if rect.find("title") is not None]
+    under, over = (next(b for b in reversed(bars) if b.get("class") == kind) for kind in ("s1", "s2"))
+    assert float(over.get("y")) + float(over.get("height")) == pytest.approx(float(under.get("y")), abs=0.2)
     assert "nothing measured" in svg.histogram({"v": []}, xlabel="x")
 
 

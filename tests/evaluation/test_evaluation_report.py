@@ -182,6 +182,13 @@ def test_foreign_files_are_refused(tmp_path, text):
         read_report(tmp_path)
 
 
+def test_nan_is_not_json(tmp_path):
+    for word in ("NaN", "Infinity", "-Infinity"):
+        (tmp_path / "a.json").write_text(f'{{"n": {word}}}')
+        with pytest.raises(DataError, match=f"{word} is not JSON"):
+            files.read_json(tmp_path / "a.json", "file")
+
+
 def test_full_disk_leaves_the_old_report(tmp_path, header, outcomes, monkeypatch):
     before = write_report(tmp_path, outcomes("111"), header)
 

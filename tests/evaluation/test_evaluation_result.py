@@ -105,6 +105,8 @@ def test_termination_success_needs_success():
     with pytest.raises(DataError, match="without success_once"):
         EpisodeResult(**bad)
     assert EpisodeResult(**{**bad, "termination": "timeout"}).termination == "timeout"
+    with pytest.raises(DataError, match="success_at_end without success_once"):
+        EpisodeResult(**{**bad, "termination": "timeout", "success_at_end": True})
 
 
 def test_unknown_and_missing_fields():
