@@ -145,6 +145,9 @@ def _notes(result: Mapping[str, Any], reports: Sequence[Mapping[str, Any]]) -> l
     notes = []
     if result["n"] < _ENOUGH and result["mcnemar_p"] >= SIGNIFICANCE:
         notes.append(f"a difference of 10 points is often missed with fewer than {_ENOUGH} pairs")
+    low, high = result["newcombe_95"]
+    if (low > 0 or high < 0) != (result["mcnemar_p"] < SIGNIFICANCE):
+        notes.append("interval and exact test disagree at this sample size; the verdict follows the exact test")
     for side in ("a", "b"):
         if result[f"unpaired_{side}"]:
             notes.append(f"{len(result[f'unpaired_{side}'])} episodes are only in {side.upper()} and were left out")

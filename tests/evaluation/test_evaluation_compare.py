@@ -63,6 +63,16 @@ def test_equal_runs_show_nothing(pair):
     assert any("fewer than 200" in note for note in result["notes"])
 
 
+def test_the_exact_test_decides_where_the_interval_is_bolder(pair):
+    result = compare(*pair("1111", "0000"))
+    assert result["newcombe_95"][0] > 0
+    assert result["mcnemar_p"] == 0.125
+    assert result["verdict"].startswith("no difference shown at n=4")
+    assert any("follows the exact test" in note for note in result["notes"])
+    agreed = compare(*pair("1" * 12, "0" * 12))  # control
+    assert not any("follows the exact test" in note for note in agreed["notes"])
+
+
 def test_only_common_episodes_are_paired(pair):
     result = compare(*pair("111100", "000111", start_b=3))
     assert result["n"] == 3
