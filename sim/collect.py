@@ -9,55 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from robopolicy.data.store import Episode, EpisodeStore
 from robopolicy.embodiment import Embodiment, load_embodiment
-from robopolicy.errors import ConfigError, DataError, SimulationError, explain
-from robopolicy.rotations import axis_angle_to_matrix, matrix_to_rotation_6d, rotation_6d_to_matrix
+from robopolicy.errors import DataError, SimulationError, explain
 from robopolicy.sim.env import Env
 from robopolicy.sim.episode import run_episode
+from robopolicy.sim.noise import ActionNoise
 from robopolicy.sim.record import DemonstrationRecorder
 from robopolicy.sim.task import load_task
 from robopolicy.sim.workers import map_episodes
-from robopolicy.types import ActionChunk
 
-__all__ = ["ActionNoise", "Collected", "collect"]
+__all__ = ["Collected", "collect"]
 
 MOST_FAILURES_IN_A_ROW = 50
-
-
-@dataclass(frozen=True)
-class ActionNoise:
-    """Gaussian noise on what the expert executes; the label stays its clean action (Laskey et al., DART, CoRL 2017).
-
-    The demonstrations then hold states off the expert's path together with the way back, at no cost in labels.
-
-    Attributes:
-        position_m: Standard deviation per axis and control step.
-        rotation_rad: The same for a rotation vector.
-    """
-
-    position_m: float = 0.004
-    rotation_rad: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite([self.position_m, self.rotation_rad]).all() and min(dataclasses.astuple(self)) >= 0):
-            raise ConfigError(explain("action_noise must be finite and not negative", given=self))
-
-    def on(self, embodiment: Embodiment) -> Callable[[ActionChunk, np.random.Generator], ActionChunk]:
-        """The perturbation for one embodiment; draws six numbers per chunk, whatever the deviations are."""
-        position = embodiment.action.select("ee_position")
-        rotation = embodiment.action.select("ee_rotation")
-
-        def perturb(chunk: ActionChunk, rng: np.random.Generator) -> ActionChunk:
-            values = np.array(chunk.values, float)
-            values[:, position] += self.position_m * rng.standard_normal(3)
-            turn = axis_angle_to_matrix(self.rotation_rad * rng.standard_normal(3))
-            values[:, rotation] = matrix_to_rotation_6d(turn @ rotation_6d_to_matrix(values[:, rotation]))
-            return dataclasses.replace(chunk, values=values)
-
-        return perturb
 
 
 @dataclass(frozen=True)
@@ -211,10 +175,10 @@ class _Job:
     def __call__(self) -> Callable[[int], Episode]:
         env = Env(self.task, self.embodiment, render_profile=self.render_profile, split=self.split)
         expert = env.task.expert(env)
-        perturb = self.noise.on(env.embodiment)
 
         def run(index: int) -> Episode:
             recorder = DemonstrationRecorder(self.cameras)
+            perturb = self.noise.on(env.embodiment)
             result = run_episode(env, expert, split=self.split, index=index, record=recorder, perturb=perturb)
             metadata = {
                 "index": index,

@@ -11,8 +11,8 @@ Approach and carry follow a funnel: the height asked for grows with the distance
 an arc out of lift, carry and lower.
 
 All it remembers is the reference it asked for last, so that its targets form a smooth path; the reference leaks towards
-what is measured, so that a disturbance is not undone in one jump. It begins anew at the first observation of an episode,
-or whenever an observation does not follow the last one by one control step.
+what is measured, so that a disturbance is not undone in one jump. It begins anew at the start of an episode, and
+whenever an observation does not follow the last one by one control step.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ExpertMotion:
     retreat_m: float = 0.16
     squeeze: float = 0.3
     lag_s: float = 0.012
-    leak: float = 0.2
+    leak: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,9 @@ class PickPlaceExpert:
             height = self._half_m - 0.001 + self._funnel(left_m)
             return np.array([*(seen.goal - offset[:2]), height - offset[2]]), -_wrap(seen.yaw, 2 * np.pi), self._closed
         yaw_error = _wrap(seen.cube_yaw - seen.yaw, np.pi / 2)
-        if beside_m < 0.008 and abs(offset[2]) < 0.008 and abs(yaw_error) < 0.15:
+        # once it has begun to close it puts up with more, or it would open and close at the edge of the tolerance
+        near_m = 0.008 if seen.gripper > 1.0 - self._margin else 0.014
+        if beside_m < near_m and abs(offset[2]) < near_m and abs(yaw_error) < 0.2:
             return seen.cube, yaw_error, self._closed
         height = seen.cube[2] + self._funnel(beside_m + 0.08 * abs(yaw_error))
         return np.array([*seen.cube[:2], height]), yaw_error, 1.0
