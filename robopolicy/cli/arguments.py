@@ -85,7 +85,8 @@ def parse(cls: type[T], name: str, argv: Sequence[str], *, positional: Sequence[
     from robopolicy.config import load
 
     named, overrides = split_arguments(argv, positional=positional)
-    quoted = [f"{key}='{value}'" for key, value in named.items()]
+    escaped = {key: value.replace("'", "\\'") for key, value in named.items()}
+    quoted = [f"{key}='{value}'" for key, value in escaped.items()]
     return load(cls, name, [*quoted, *overrides])
 
 

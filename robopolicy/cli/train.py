@@ -17,13 +17,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
 
 from robopolicy.cli.arguments import parse, split_arguments
-from robopolicy.config import setting
+from robopolicy.config import build, setting
 from robopolicy.errors import CommandError, explain
+from robopolicy.registry import registry
 from robopolicy.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from robopolicy.assess import ValidationRollout
+
 __all__ = ["CONFIG", "TrainConfig", "run"]
+
+
+DEFAULT_ROLLOUT_EPISODES = 20
+"""Of a resumed run, which has no key for it."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +57,16 @@ def run(argv: Sequence[str]) -> int:
     named, overrides = split_arguments(argv, options=("resume",))
     config = None if "resume" in named else parse(TrainConfig, "train", overrides)
     data = _moved_store(overrides) if config is None else None
-    from robopolicy.assess import ValidationRollout
     from robopolicy.training.interrupt import TrainingInterrupted
     from robopolicy.training.run import resume, train
 
     try:
         if config is None:
             out = named["resume"]
-            summary = resume(out, data=data, rollout=ValidationRollout())
+            summary = resume(out, data=data, rollout=_rollout_of_run(out, data))
         else:
             out = config.out
-            rollout = ValidationRollout(config.rollout_episodes)
+            rollout = _rollout(config.recipe, config.data, config.rollout_episodes)
             summary = train(config.recipe, config.data, out, rollout=rollout, progress=config.progress)
     except TrainingInterrupted as stop:
         print(stop.message, file=sys.stderr)
@@ -63,6 +74,28 @@ def run(argv: Sequence[str]) -> int:
     print(f"trained {summary['steps']} steps in {summary['wall_s']:.0f} s: {out}")
     print(f"next: robopolicy eval {out} out={out}/eval")
     return 0
+
+
+def _rollout(recipe: Recipe, data: str, episodes: int) -> ValidationRollout | None:
+    """What the trainer calls for validation in the world; None if no stage asks for it."""
+    if not any(stage.validation.rollout_every for stage in recipe.stages.values()):
+        return None
+    from robopolicy.assess import ValidationRollout
+    from robopolicy.data.store import EpisodeStore
+
+    with EpisodeStore.open(data) as store:
+        task = store.task
+    registry("task").path(task)
+    return ValidationRollout(task, episodes)
+
+
+def _rollout_of_run(run_dir: str, data: str | None) -> ValidationRollout | None:
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        return None  # resume() says what is wrong with that folder
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe = build(Recipe, stored["recipe"], where="recipe")
+    return _rollout(recipe, data or stored["data"]["path"], DEFAULT_ROLLOUT_EPISODES)
 
 
 def _moved_store(overrides: Sequence[str]) -> str | None:

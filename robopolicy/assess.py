@@ -1,0 +1,350 @@
+"""Evaluate a policy: find out what it is, roll it out in worker processes, write the report.
+
+The one place where policies, simulation and evaluation meet; ``robopolicy eval``, ``rp.evaluate`` and the trainer's
+validation rollouts go through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robopolicy.errors import ConfigError, explain, suggest
+from robopolicy.registry import registry
+
+if TYPE_CHECKING:
+    from robopolicy.control.config import ControlConfig
+    from robopolicy.embodiment import Embodiment
+    from robopolicy.evaluation.result import EpisodeResult
+    from robopolicy.protocols import Policy
+    from robopolicy.sim.env import Env
+
+__all__ = ["EXPERT", "BaselinePolicy", "CheckpointPolicy", "Subject", "ValidationRollout", "evaluate", "find_subject"]
+
+EXPERT = "expert"
+"""Name of the task's own scripted expert, beside the registered policies."""
+Latency = float | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    """Picklable recipe for a trained policy, carried out inside a worker.
+
+    Attributes:
+        path: Checkpoint directory.
+        device: ``auto`` or a torch device.
+        weights: ``ema`` or ``raw``.
+    """
+
+    path: str
+    device: str = "auto"
+    weights: str = "ema"
+
+    def __call__(self, env: Env) -> Policy:
+        """Load it; the environment's embodiment is compared by whoever runs the episode."""
+        from robopolicy.policies.loading import load_policy
+
+        return load_policy(self.path, device=self.device, weights=self.weights)
+
+
+@dataclass(frozen=True)
+class BaselinePolicy:
+    """Picklable recipe for a policy without weights: the expert, or a registered one.
+
+    Attributes:
+        name: ``expert`` or a registry name.
+    """
+
+    name: str
+
+    def __call__(self, env: Env) -> Policy:
+        """Build it for the environment's task and robot."""
+        if self.name == EXPERT:
+            return env.task.expert(env)
+        parameters = registry("policy").config(self.name).get("parameters", {})
+        width = len(env.task.environment_state_names)
+        builder = registry("policy").load(self.name)
+        policy: Policy = builder(parameters, embodiment=env.embodiment, normalizer=None, environment_state=width)
+        return policy
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """A policy object that exists already; runs in this process only."""
+
+    policy: Policy
+
+    def __call__(self, env: Env) -> Policy:
+        return self.policy
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        name: Policy family or baseline.
+        factory: Builds the policy for an environment.
+        embodiment: Card it was made for, None for a baseline, which fits any.
+        task: Task it was trained on, None if unknown.
+        checkpoint: Folder of the weights, None for a baseline.
+        checkpoint_hash: Content hash of the checkpoint.
+        seeds: Named seeds of its training.
+    """
+
+    name: str
+    factory: Callable[[Env], Policy]
+    embodiment: Embodiment | None = None
+    task: str | None = None
+    checkpoint: str | None = None
+    checkpoint_hash: str | None = None
+    seeds: Mapping[str, int] = field(default_factory=dict)
+
+
+def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema") -> Subject:
+    """What a user named: a run or checkpoint folder, a baseline, or a policy object.
+
+    Args:
+        policy: Folder, ``expert``, a registered name (None is ``null``), or an object with ``spec`` and ``act``.
+        device: For a checkpoint.
+        weights: For a checkpoint.
+
+    Raises:
+        ConfigError: neither a folder nor a known name.
+        CheckpointError: a folder without a usable checkpoint.
+    """
+    if policy is None:
+        policy = "null"
+    if not isinstance(policy, (str, Path)):
+        return Subject(type(policy).__name__, _Instance(policy), embodiment=policy.spec.embodiment)
+    if Path(policy).is_dir():
+        return _checkpoint_subject(Path(policy), device, weights)
+    known = [EXPERT, *registry("policy").names()]
+    if str(policy) not in known:
+        mend = suggest(str(policy), known) or "check the path of the run"
+        raise ConfigError(explain("no such run, and no baseline of that name", given=policy, allowed=known, mend=mend))
+    return Subject(str(policy), BaselinePolicy(str(policy)))
+
+
+def _checkpoint_subject(path: Path, device: str, weights: str) -> Subject:
+    from robopolicy import checkpoint
+    from robopolicy.embodiment import Embodiment
+
+    stored = checkpoint.load(checkpoint.find(path))
+    recipe, trainer = stored.documents.get("recipe", {}), stored.documents.get("trainer", {})
+    stage = recipe.get("stages", {}).get(trainer.get("stage"), {})
+    digest = hashlib.sha256((stored.path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
+    return Subject(
+        name=stage.get("policy", "policy"),
+        factory=CheckpointPolicy(str(stored.path), device, weights),
+        embodiment=Embodiment.from_dict(stored.document("embodiment")),
+        task=stored.documents.get("data", {}).get("task") or None,
+        checkpoint=str(stored.path),
+        checkpoint_hash=digest,
+        seeds={"train": recipe["seed"]} if "seed" in recipe else {},
+    )
+
+
+def evaluate(
+    policy: str | Path | Policy | Subject | None,
+    task: str | None = None,
+    *,
+    embodiment: str | Embodiment | None = None,
+    episodes: Iterable[int] = range(100),
+    split: str = "test",
+    workers: int = 1,
+    latency_ms: Latency | Sequence[float] = 0.0,
+    control: ControlConfig | None = None,
+    videos: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+    progress: Callable[[EpisodeResult], None] | None = None,
+) -> dict[str, Any]:
+    """Roll a policy out on unseen episodes and report.
+
+    Args:
+        policy: See :func:`find_subject`. A policy object runs in this process, whatever ``workers`` says.
+        task: Registry name; by default the task it was trained on.
+        embodiment: Name or card; by default the one it was made for.
+        episodes: Indices of the split.
+        split: ``test``, ``val`` or ``train``.
+        workers: Processes; results do not depend on it.
+        latency_ms: From observation to chunk; a list is a sweep over the same episodes.
+        control: Settings of the executor.
+        videos: How many of the first episodes are filmed (needs ``out``).
+        out: Folder for report.json and report.html; without it nothing is written.
+        overwrite: Replace a report of something else.
+        command: Kept in the report.
+        progress: Called with each result.
+
+    Returns:
+        The content of report.json. Of a sweep, the episodes are those of the lowest latency.
+
+    Raises:
+        ConfigError: something needed is not known, or an empty sweep.
+        EmbodimentMismatchError: the policy was made for another embodiment.
+        DataError: ``out`` holds a report of something else.
+    """
+    from robopolicy.evaluation.report import build_report, check_out, write_report
+    from robopolicy.evaluation.sweep import latency_sweep
+
+    subject = policy if isinstance(policy, Subject) else find_subject(policy)
+    task, card = _task_of(subject, task), _card_of(subject, embodiment)
+    indices = sorted(set(episodes))
+    points = _latencies(latency_ms)
+    header = _header(subject, task, card, split, indices, points, control, command)
+    if out is not None:
+        check_out(out, header, overwrite=overwrite)
+    runs: dict[Any, list[EpisodeResult]] = {}
+    for number, latency in enumerate(points):
+        runs[number] = _run(
+            subject,
+            task,
+            card,
+            indices,
+            split=split,
+            workers=workers,
+            latency=latency,
+            control=control,
+            films=(Path(out) / "videos", indices[:videos]) if out is not None and videos and not number else None,
+            progress=progress,
+        )
+    sweep = latency_sweep({points[n]: results for n, results in runs.items()}) if len(points) > 1 else None
+    if out is None:
+        return build_report(runs[0], header, sweep=sweep)
+    return write_report(out, runs[0], header, sweep=sweep, overwrite=overwrite)
+
+
+@dataclass
+class ValidationRollout:
+    """A few episodes of the split ``val`` with the policy as it is in the middle of training.
+
+    Attributes:
+        task: Registry name.
+        episodes: How many.
+    """
+
+    task: str
+    episodes: int = 20
+    _env: Any = field(default=None, repr=False)
+
+    def __call__(self, policy: Policy, step: int) -> dict[str, float]:
+        """Success rate and mean length; the same episodes every time."""
+        from robopolicy.sim.env import Env
+        from robopolicy.sim.episode import run_episode
+
+        if self._env is None:
+            self._env = Env(self.task, policy.spec.embodiment, split="val")
+        results = [run_episode(self._env, policy, split="val", index=i) for i in range(self.episodes)]
+        succeeded = sum(r.success_at_end for r in results)
+        length = sum(r.length for r in results)
+        return {"rollout_success": succeeded / self.episodes, "rollout_length": length / self.episodes}
+
+
+def _run(
+    subject: Subject,
+    task: str,
+    card: Embodiment,
+    indices: list[int],
+    *,
+    split: str,
+    workers: int,
+    latency: Latency,
+    control: ControlConfig | None,
+    films: tuple[Path, list[int]] | None,
+    progress: Callable[[EpisodeResult], None] | None,
+) -> list[EpisodeResult]:
+    from robopolicy.control.latency import LatencyModel
+    from robopolicy.sim.env import Env
+    from robopolicy.sim.episode import run_episode
+    from robopolicy.sim.rollout import rollout
+
+    if not isinstance(subject.factory, _Instance):
+        return rollout(
+            subject.factory,
+            task=task,
+            embodiment=card,
+            split=split,
+            episodes=indices,
+            workers=workers,
+            latency=latency,
+            control=control,
+            video_dir=films[0] if films else None,
+            videos=films[1] if films else (),
+            progress=progress,
+        )
+    env, model = Env(task, card, split=split, control=control), LatencyModel.from_config(latency)
+    policy, results = subject.factory(env), []
+    for index in indices:
+        results.append(run_episode(env, policy, split=split, index=index, control_latency=model))
+        if progress is not None:
+            progress(results[-1])
+    env.close()
+    return results
+
+
+def _task_of(subject: Subject, task: str | None) -> str:
+    chosen = task or subject.task
+    if chosen is None:
+        names = registry("task").names()
+        raise ConfigError(
+            explain(f"'{subject.name}' does not say for which task", allowed=names, mend="give task=NAME")
+        )
+    registry("task").path(chosen)
+    return chosen
+
+
+def _card_of(subject: Subject, embodiment: str | Embodiment | None) -> Embodiment:
+    from robopolicy.embodiment import load_embodiment
+
+    if embodiment is None:
+        if subject.embodiment is None:
+            names = registry("embodiment").names()
+            what = f"'{subject.name}' fits any embodiment, so one has to be named"
+            raise ConfigError(explain(what, allowed=names, mend="give embodiment=NAME"))
+        return subject.embodiment
+    card = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
+    if subject.embodiment is not None:
+        subject.embodiment.require_same(card, mine=f"the policy {subject.checkpoint or subject.name}", theirs="eval")
+    return card
+
+
+def _latencies(latency_ms: Latency | Sequence[float]) -> list[Any]:
+    points = sorted(latency_ms) if isinstance(latency_ms, (list, tuple)) else [latency_ms]
+    if not points or len(set(map(str, points))) != len(points):
+        mend = "give different latencies, for example latency_ms=[0,50,100]"
+        raise ConfigError(explain("a sweep needs at least one latency, each once", given=list(points), mend=mend))
+    return points
+
+
+def _header(
+    subject: Subject,
+    task: str,
+    card: Embodiment,
+    split: str,
+    indices: list[int],
+    points: list[Any],
+    control: ControlConfig | None,
+    command: str | None,
+) -> dict[str, Any]:
+    from robopolicy.control.config import ControlConfig
+    from robopolicy.schema import to_dict
+
+    return {
+        "task": task,
+        "embodiment": card.name,
+        "policy": subject.name,
+        "split": split,
+        "embodiment_hash": card.hash,
+        "checkpoint": subject.checkpoint,
+        "checkpoint_hash": subject.checkpoint_hash,
+        "episodes": indices,
+        "command": command,
+        "seeds": dict(subject.seeds),
+        "control": {**to_dict(control or ControlConfig()), "latency_ms": points[0]},
+        "extra": {"weights": getattr(subject.factory, "weights", None)},
+    }

@@ -1,0 +1,75 @@
+"""Collect demonstrations with a task's scripted expert into an episode store.
+
+Each episode is committed by itself: stop at any time and run the same command again to go on. What is stored does not
+depend on the number of workers. Noise is added to what the arm executes, never to the label, so that the store also
+shows the way back from small errors.
+
+Examples:
+  robopolicy collect task=pick_place embodiment=panda episodes=200 out=runs/pick.zarr
+  robopolicy collect task=pick_place 'cameras=[front,wrist]' out=runs/pick_images.zarr
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from robopolicy.cli.arguments import parse
+from robopolicy.config import setting
+
+__all__ = ["CONFIG", "CollectConfig", "Noise", "run"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations of the noise on executed actions, per control step."""
+
+    position_m: float = setting("per axis", ge=0)
+    rotation_rad: float = setting("of a rotation vector, per axis", ge=0)
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Keys of ``robopolicy collect``."""
+
+    task: str = setting("what to do; robopolicy list tasks", registry="task")
+    embodiment: str = setting("with which robot; robopolicy list embodiments")
+    out: str = setting("store to write; one of the same settings is continued")
+    episodes: int = setting("successful demonstrations wanted in the store", ge=1)
+    cameras: tuple[str, ...] = setting("cameras to record; none for policies that read state only")
+    image_codec: Literal["raw", "jpeg"] = setting("how pictures are stored")
+    workers: int = setting("processes that simulate", ge=1)
+    split: Literal["train", "val", "test"] = setting("which episodes")
+    action_noise: Noise = setting("noise on what is executed")
+    keep_failures: bool = setting("store failed episodes too, marked as such")
+    render_profile: Literal["fast", "stock"] = setting("picture quality")
+
+
+CONFIG = CollectConfig
+
+
+def run(argv: Sequence[str]) -> int:
+    """Fill the store, then say what is in it."""
+    config = parse(CollectConfig, "collect", argv)
+    from robopolicy.cli.progress import Progress
+    from robopolicy.sim.collect import ActionNoise, collect
+
+    with Progress(f"{config.task} on {config.embodiment}", config.episodes) as bar:
+        found = collect(
+            config.task,
+            config.embodiment,
+            config.episodes,
+            config.out,
+            split=config.split,
+            cameras=config.cameras,
+            workers=config.workers,
+            action_noise=ActionNoise(config.action_noise.position_m, config.action_noise.rotation_rad),
+            keep_failures=config.keep_failures,
+            codec=config.image_codec,
+            render_profile=config.render_profile,
+            progress=lambda done, wanted, success: bar.show(done),
+        )
+    tried = f"{found.tried} tried, {found.failed} failed" if found.tried else "nothing was left to do"
+    print(f"{found.path}: {found.episodes} episodes, {found.steps} steps ({tried})")
+    return 0
