@@ -58,7 +58,7 @@ def headline_tiles(report: Mapping[str, Any]) -> Markup:
                 "largest seam step",
                 f"{seam:.2f} \u00d7",
                 "of what one tick allows",
-                "good" if seam <= 1 else "bad",
+                "good" if seam <= 1 + 1e-6 else "bad",
             ),
         ]
     )

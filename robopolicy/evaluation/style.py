@@ -25,7 +25,7 @@ p{margin:0 0 12px;max-width:75ch;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(138px,1fr));gap:12px;margin:0 0 16px}
 .tile{border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .tile .label{color:var(--muted);font-size:.82rem}
-.tile .value{font-size:1.6rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+.tile .value{font-size:1.38rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .tile .note{color:var(--muted);font-size:.82rem}
 .tile.good .note,b.good{color:var(--good)}
 .tile.bad .note,b.bad{color:var(--bad)}
@@ -69,7 +69,7 @@ dd{margin:0;overflow-wrap:anywhere;min-width:0}
 pre{background:var(--track);border-radius:6px;padding:10px 12px;overflow-x:auto;margin:0 0 12px;font-size:.86rem}
 summary{cursor:pointer;color:var(--s1);margin:4px 0 10px}
 @media(max-width:560px){header,main{padding-left:12px;padding-right:12px}section{padding:14px}
-.tiles{grid-template-columns:1fr 1fr;gap:8px}.tile .value{font-size:1.3rem}dl{grid-template-columns:1fr;gap:0}
+.tiles{grid-template-columns:1fr 1fr;gap:8px}.tile .value{font-size:1.25rem}dl{grid-template-columns:1fr;gap:0}
 dd{margin-bottom:6px}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
