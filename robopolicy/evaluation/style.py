@@ -25,7 +25,7 @@ p{margin:0 0 12px;max-width:75ch;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(138px,1fr));gap:12px;margin:0 0 16px}
 .tile{border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .tile .label{color:var(--muted);font-size:.82rem}
-.tile .value{font-size:1.38rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+.tile .value{font-size:1.4rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .tile .note{color:var(--muted);font-size:.82rem}
 .tile.good .note,b.good{color:var(--good)}
 .tile.bad .note,b.bad{color:var(--bad)}
