@@ -79,11 +79,11 @@ class RunLog:
         if status is not None:
             self._progress.update(self._task, status=status)
             if self._progress.disable:
-                self._console.print(f"{stage} step {step}: {status}", highlight=False)
+                self.say(f"{stage} step {step}: {status}")
 
     def say(self, text: str) -> None:
-        """A line for people."""
-        self._console.print(text, highlight=False)
+        """A line for people, on stderr."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _after(line: Mapping[str, Any], stage: str, step: int) -> bool:

@@ -181,10 +181,12 @@ class Trainer:
                 checkpoint.prune(self.context.run_dir, self.recipe.keep_last)
         self.accelerator.wait_for_everyone()
         if stop and not end:
-            raise TrainingInterrupted(
+            message = (
                 f"stopped at step {self.step} of {self.stage.steps}, checkpoint written; "
                 f"resume with: robopolicy train --resume {self.context.run_dir}"
             )
+            self.log.say(message)
+            raise TrainingInterrupted(message)
 
     def _stopping(self) -> bool:
         requested = self.interruption.requested
