@@ -1,7 +1,7 @@
 """One arm at one tick: state machine, chunks, executor, driver. No sleeping, no process: that is ``realtime.py``.
 
-Time. The tick that is due at wall time ``w`` computes the setpoint to be reached at ``w + lookahead``; so the executor's
-clock leads the wall clock by ``lookahead - 1`` ticks, and actions are reached at the time they were meant for.
+Time. The tick that is due at wall time ``w`` computes the setpoint to be reached at ``w + lookahead``. The executor's
+clock therefore leads the wall clock by ``lookahead - 1`` ticks, and actions are reached when they were meant to be.
 """
 
 from __future__ import annotations

@@ -33,15 +33,10 @@ class DeployConfig:
     """Every tunable of the daemon (``configs/deploy/*.yaml``)."""
 
     lookahead_ticks: int = setting(
-        "setpoints are sent this many ticks before they are to be reached; scheduling jitter up to one tick less is harmless",
-        default=3,
-        ge=1,
-        le=10,
+        "setpoints are sent this many ticks ahead; being late by one tick less is harmless", default=3, ge=1, le=10
     )
-    realtime_priority: int = setting(
-        "SCHED_FIFO priority of the real-time loop; 0 asks for none", default=80, ge=0, le=99
-    )
-    robot_priority: int = setting("SCHED_FIFO priority of a simulated robot; 0 asks for none", default=70, ge=0, le=99)
+    realtime_priority: int = setting("SCHED_FIFO priority of the real-time loop, 0 for none", default=80, ge=0, le=99)
+    robot_priority: int = setting("SCHED_FIFO priority of a simulated robot, 0 for none", default=70, ge=0, le=99)
     torch_threads: int = setting("threads of the policy worker", default=1, ge=1)
     device: str = setting("torch device of the policy worker", default="auto")
     weights: str = setting("weights of the checkpoint: ema or raw", default="ema")
@@ -49,31 +44,23 @@ class DeployConfig:
     max_chunk_steps: int = setting("longest chunk", default=64, ge=1, le=1024)
     max_chunk_age_s: float = setting("a chunk from an older observation is refused, s", default=2.0, gt=0)
     worker_timeout_s: float = setting("a policy call may take this long, s", default=10.0, gt=0)
-    robot_timeout_s: float = setting(
-        "the controller's clock may stand still this long while setpoints flow, s", default=0.2, gt=0
-    )
-    robot_watchdog_s: float = setting(
-        "a simulated robot stops by itself after this long without setpoints, s", default=0.15, gt=0
-    )
+    robot_timeout_s: float = setting("the controller's clock may stand still this long, s", default=0.2, gt=0)
+    robot_watchdog_s: float = setting("a simulated robot stops by itself after this silence, s", default=0.15, gt=0)
     supervisor_timeout_s: float = setting("the supervisor may be silent this long, s", default=2.0, gt=0)
     first_chunk_timeout_s: float = setting("ALIGNING waits this long for the first chunk, s", default=15.0, gt=0)
-    dry_grace_s: float = setting(
-        "RUNNING may stand still this long for want of a chunk before HOLD, s", default=1.0, ge=0
-    )
+    dry_grace_s: float = setting("RUNNING may rest this long for want of a chunk before HOLD, s", default=1.0, ge=0)
     align_position_m: float = setting("first action farther than this is approached slowly, m", default=0.1, gt=0)
-    align_rotation_rad: float = setting("as above, rad; also the bound of each joint in joint space", default=0.5, gt=0)
-    align_speed: float = setting("fraction of 1 m/s, 1 rad/s used while aligning", default=0.1, gt=0, le=1)
+    align_rotation_rad: float = setting("as above, rad; in joint space the bound of each joint", default=0.5, gt=0)
+    align_speed: float = setting("speed of that approach, m/s and rad/s", default=0.1, gt=0, le=1)
     state_capacity: int = setting("records of the state ring", default=4096, ge=64)
-    record_setpoints: bool = setting(
-        "a simulated robot writes every setpoint it received to the run folder", default=True
-    )
+    record_setpoints: bool = setting("a simulated robot writes every setpoint to the run folder", default=True)
 
 
 @dataclass(frozen=True)
 class DaemonConfig:
     """What the processes of one run share."""
 
-    policy: str = setting("run folder or checkpoint, or module:attribute of a factory factory(embodiment) -> Policy")
+    policy: str = setting("run folder, checkpoint, or module:attribute of a factory(embodiment) -> Policy")
     robot: RobotConfig = setting("the robot")
     deploy: DeployConfig = setting("tunables", default=DeployConfig())
     control: dict[str, Any] = setting("overrides of ControlConfig", default={})

@@ -1,7 +1,7 @@
 """The supervisor's control socket: a Unix socket with mode 0600 in the run folder, one JSON object per line.
 
-Request ``{"command": "start"}``, reply ``{"ok": true, ...}`` or ``{"ok": false, "error": "..."}``. Requests are bounded in
-size and checked field by field; nothing that arrives is ever executed or unpickled.
+Request ``{"command": "start"}``, reply ``{"ok": true, ...}`` or ``{"ok": false, "error": "..."}``. Requests are bounded
+in size and checked field by field; nothing that arrives is ever executed or unpickled.
 """
 
 from __future__ import annotations

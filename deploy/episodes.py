@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig, robot_config
 from robopolicy.deploy.daemon import Daemon
+from robopolicy.deploy.policy_source import cameras_of
 
+from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DeployError
 from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.evaluation.statistics import wilson
@@ -36,7 +38,7 @@ def run_deploy_episodes(
     *,
     deploy: DeployConfig | None = None,
     control: Mapping[str, Any] | None = None,
-    cameras: Sequence[str] = (),
+    cameras: Sequence[str] | None = None,
     max_steps: int | None = None,
     kill: bool = True,
     progress: Progress | None = None,
@@ -51,7 +53,7 @@ def run_deploy_episodes(
         out: Run folder of the daemon: logs, socket, recorded setpoints.
         deploy: Tunables.
         control: Overrides of the executor's configuration.
-        cameras: Cameras to stream.
+        cameras: Cameras to stream; those that the policy reads by default.
         max_steps: Control steps at most; the task's horizon by default.
         kill: Also run :func:`kill_test`, on the last episode's scene.
         progress: Called with each result.
@@ -64,12 +66,13 @@ def run_deploy_episodes(
         DeployError: the daemon cannot be started.
     """
     chosen = robot_config(robot) if isinstance(robot, str) else robot
+    chosen_card = load_embodiment(chosen.embodiment)
     config = DaemonConfig(
         policy=str(policy_dir),
         robot=chosen,
         deploy=deploy or DeployConfig(),
         control=dict(control or {}),
-        cameras=tuple(cameras),
+        cameras=cameras_of(str(policy_dir), chosen_card) if cameras is None else tuple(cameras),
     )
     results: list[EpisodeResult] = []
     raws: list[dict[str, Any]] = []
@@ -232,7 +235,6 @@ def _block(
     successes = sum(r.success_once for r in results)
     reports = [raw["report"] for raw in raws]
     kinds = reports[0]["violations"] if reports else {}
-    seconds = [raw["episode"]["running_s"] for raw in raws]
     return {
         "robot": config.robot.embodiment,
         "policy": config.policy,
@@ -243,7 +245,7 @@ def _block(
         "missing_setpoints": sum(r.missing_setpoints for r in results),
         "running_ticks": sum(r.ticks for r in results),
         "max_seam_velocity_step": max((r.max_seam_velocity_step for r in results), default=0.0),
-        "setpoint_hz": sum(r.ticks for r in results) / sum(seconds) if sum(seconds) > 0 else 0.0,
+        "setpoint_hz": float(np.mean([report["setpoint_hz"] for report in reports])) if reports else 0.0,
         "lateness_ms": _quantiles([x for raw in raws for x in raw["episode"]["late_ms"]]),
         "violations": {kind: sum(report["violations"][kind] for report in reports) for kind in kinds},
         "worst": {kind: max(report["worst"][kind] for report in reports) for kind in kinds},

@@ -17,49 +17,19 @@ from typing import Any
 
 import numpy as np
 from robopolicy.deploy.bus import Bus
-from robopolicy.deploy.config import DaemonConfig, read_daemon
+from robopolicy.deploy.config import read_daemon
+from robopolicy.deploy.policy_source import build_policy
 from robopolicy.deploy.process import ParentWatch, die_with_parent, ignore_terminal_signals
 from robopolicy.deploy.shm import monotonic_ns
 from robopolicy.deploy.state_machine import State
 
-from robopolicy.embodiment import Embodiment
-from robopolicy.errors import DeployError, explain
 from robopolicy.protocols import Policy
-from robopolicy.registry import load_target
 from robopolicy.seeding import generator
 from robopolicy.types import ActionChunk, Observation
 
-__all__ = ["PolicyWorker", "build_policy", "main"]
+__all__ = ["PolicyWorker", "main"]
 
 POLL_S = 0.002
-
-
-def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
-    """The policy named in the configuration.
-
-    Raises:
-        EmbodimentMismatchError: it was made for another robot.
-        DeployError: it reads a camera that the daemon does not stream.
-    """
-    path = Path(config.policy)
-    if ":" in config.policy and not path.exists():
-        policy = load_target(config.policy)(card)
-    else:
-        from robopolicy.policies import load_policy
-
-        policy = load_policy(path, device=config.deploy.device, weights=config.deploy.weights)
-    card.require_same(policy.spec.embodiment, mine=f"the robot {card.name}", theirs=f"the policy {config.policy}")
-    missing = set(policy.spec.cameras) - set(config.cameras)
-    if missing:
-        raise DeployError(
-            explain(
-                "the policy reads cameras that are not streamed",
-                given=sorted(missing),
-                allowed=config.cameras,
-                mend=f"cameras=[{','.join(policy.spec.cameras)}]",
-            )
-        )
-    return policy
 
 
 class PolicyWorker:

@@ -2,8 +2,8 @@
 
 ``python -m robopolicy.deploy.realtime RUN_DIR PARENT_PID`` is started by the supervisor.
 
-The grid never slips: tick k is due at ``start + k * tick``. A tick that begins late but still before its setpoint is due
-at the robot is computed as if it had been in time, so the robot sees no difference; ticks whose time has passed are
+The grid never slips: tick k is due at ``start + k * tick``. A tick that begins late but still before its setpoint is
+due at the robot is computed as if it had been in time, so the robot sees no difference; ticks whose time has passed are
 skipped, never sent in a burst.
 """
 

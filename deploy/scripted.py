@@ -1,4 +1,4 @@
-"""Policies without a network, for dry runs and tests of the daemon: each is a factory ``factory(embodiment) -> Policy``.
+"""Policies without a network, for dry runs and tests of the daemon; each is a factory(embodiment) -> Policy.
 
 Used as ``policy=robopolicy.deploy.scripted:sweep`` in place of a run folder.
 """

@@ -1,1 +1,1 @@
-
+"""Robot drivers, and what plays the robot where there is none."""

@@ -10,9 +10,9 @@ lookahead time does on a UR, or the extrapolation of lost packets on a Franka) a
     controller         T(n)     plays the line between the two setpoints around T(n)
 
 The two clocks tick at the same rate with any phase. With a lookahead of L ticks the sender may be late by up to
-(L - 1) ticks without a gap: 20 ms for L = 3 at 100 Hz. When the setpoint for T(n) is truly absent, the controller brakes
-along its last velocity within the acceleration limit and counts the tick as missing if the arm was RUNNING; after
-``watchdog_s`` without any setpoint it latches a fault.
+(L - 1) ticks without a gap: 20 ms for L = 3 at 100 Hz. When the setpoint for T(n) is truly absent, the controller
+brakes along its last velocity within the acceleration limit, and counts the tick as missing if the arm was RUNNING.
+After ``watchdog_s`` without any setpoint it latches a fault.
 """
 
 from __future__ import annotations

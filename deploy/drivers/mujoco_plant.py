@@ -14,7 +14,7 @@ from robopolicy.sim.task import load_task
 from robopolicy.embodiment import Embodiment
 from robopolicy.protocols import Policy
 
-__all__ = ["MujocoPlant", "pick_place_expert"]
+__all__ = ["MujocoPlant", "expert"]
 
 Vector = NDArray[np.float64]
 
@@ -61,6 +61,6 @@ class MujocoPlant:
         self._env.close()
 
 
-def pick_place_expert(embodiment: Embodiment) -> Policy:
-    """The scripted expert of ``pick_place``, which reads the privileged state only."""
-    return load_task("pick_place").expert(SimpleNamespace(embodiment=embodiment))  # type: ignore[arg-type]
+def expert(embodiment: Embodiment, task: str = "pick_place") -> Policy:
+    """The scripted expert of a task, which reads the privileged state only."""
+    return load_task(task).expert(SimpleNamespace(embodiment=embodiment))  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from robopolicy.deploy.records import TEXT_BYTES, VIOLATIONS
 from robopolicy.deploy.shm import monotonic_ns
 
 from robopolicy.control.clock import MonotonicClock
+from robopolicy.embodiment import Embodiment
 from robopolicy.registry import load_target
 
 __all__ = ["SimRobot", "main"]
@@ -38,14 +39,13 @@ class SimRobot:
         bus: Shared memory.
         plant: What is moved.
         controller: Who moves it.
+        card: Rates.
         run_dir: Where setpoint records go; None keeps none.
     """
 
-    def __init__(
-        self, bus: Bus, plant: Plant, controller: RobotController, tick_s: float, steps: int, run_dir: Path | None
-    ):
+    def __init__(self, bus: Bus, plant: Plant, controller: RobotController, card: Embodiment, run_dir: Path | None):
         self._bus, self._plant, self._controller, self._run_dir = bus, plant, controller, run_dir
-        self._tick_ns, self._per_frame = round(tick_s * 1e9), steps
+        self._tick_ns, self._per_frame = round(card.tick_s * 1e9), round(card.setpoint_hz / card.control_hz)
         self._setpoints, self._commands = bus.ring("setpoints"), bus.ring("commands")
         self._cursor, self._done = self._setpoints.newest, 0
         self._scene, self._split, self._index = 0, "", 0
@@ -192,8 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     controller = RobotController(card, watchdog_s=config.deploy.robot_watchdog_s)
     controller.reset(plant.measure()[0])
-    steps = round(card.setpoint_hz / card.control_hz)
-    robot = SimRobot(bus, plant, controller, card.tick_s, steps, run_dir if config.deploy.record_setpoints else None)
+    robot = SimRobot(bus, plant, controller, card, run_dir if config.deploy.record_setpoints else None)
     for note in become_realtime(config.deploy.robot_priority):
         print(f"robot: {note}", file=sys.stderr)
     clock = MonotonicClock()

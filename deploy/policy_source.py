@@ -1,0 +1,103 @@
+"""Which policy a name means: a run folder, a registered baseline, the task's expert, or a factory in code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robopolicy.deploy.config import DaemonConfig
+
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import DeployError, explain
+from robopolicy.protocols import Policy
+from robopolicy.registry import load_target
+
+if TYPE_CHECKING:
+    from robopolicy.checkpoint import Checkpoint
+
+__all__ = ["EXPERT", "build_policy", "cameras_of", "check_policy"]
+
+EXPERT = "robopolicy.deploy.drivers.mujoco_plant:expert"
+BASELINES = ("null", "random")
+
+
+def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
+    """The policy named in the configuration, checked against the robot.
+
+    Args:
+        config: ``policy`` is a run or checkpoint folder, ``null``, ``random``, ``expert``, or ``module:attribute`` of
+            a factory ``factory(embodiment) -> Policy``.
+        card: The robot.
+
+    Raises:
+        EmbodimentMismatchError: it was made for another robot.
+        DeployError: it reads a camera that the daemon does not stream, or the name means nothing.
+    """
+    name, policy = config.policy, None
+    check_policy(name)
+    if Path(name).is_dir():
+        from robopolicy.policies import load_policy
+
+        policy = load_policy(name, device=config.deploy.device, weights=config.deploy.weights)
+    elif name in BASELINES:
+        from robopolicy.policies import build_policy as build_baseline
+
+        policy = build_baseline(name, embodiment=card)
+    elif name == "expert":
+        policy = load_target(EXPERT)(card, config.robot.task)
+    elif ":" in name:
+        policy = load_target(name)(card)
+    assert policy is not None
+    card.require_same(policy.spec.embodiment, mine=f"the robot {card.name}", theirs=f"the policy {name}")
+    missing = set(policy.spec.cameras) - set(config.cameras)
+    if missing:
+        raise DeployError(
+            explain(
+                "the policy reads cameras that are not streamed",
+                given=sorted(missing),
+                allowed=config.cameras,
+                mend=f"cameras=[{','.join(policy.spec.cameras)}]",
+            )
+        )
+    found: Policy = policy
+    return found
+
+
+def check_policy(name: str) -> None:
+    """Refuse a name that cannot mean a policy, before any process is started.
+
+    Raises:
+        DeployError: neither a folder, nor a baseline, nor a factory.
+    """
+    if not (Path(name).is_dir() or name in (*BASELINES, "expert") or ":" in name):
+        raise DeployError(
+            explain(
+                "no such policy",
+                given=name,
+                allowed="a run folder, null, random, expert, or module:attribute of a factory",
+                mend="train one first, or correct the path",
+            )
+        )
+
+
+def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
+    """Cameras that the policy of that name reads, without building it; checks its embodiment on the way.
+
+    Raises:
+        CheckpointError: the run folder holds no sound checkpoint.
+        EmbodimentMismatchError: it was trained for another robot.
+        DeployError: the name means nothing.
+    """
+    check_policy(name)
+    if not Path(name).is_dir():
+        return ()
+    stored = _checkpoint(Path(name))
+    trained = Embodiment.from_dict(stored.document("embodiment"))
+    card.require_same(trained, mine=f"the robot {card.name}", theirs=f"the policy {name}")
+    return tuple(stored.document("policy")["parameters"].get("cameras") or ())
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    from robopolicy import checkpoint
+
+    return checkpoint.load(checkpoint.find(path))
