@@ -151,11 +151,16 @@ class _Run:
         begin = time.perf_counter()
         chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
-        delay_ns = self.latency.sample_ns(generator("latency", self.split, self.index, call))
+        delay_ns = self._delay_ns(call)
         self.latency_ms.append(delay_ns / 1e6)
         executed = chunk if self.perturb is None else self.perturb(chunk, self.noise)
         self.pending = (executed, self.env.now_ns + delay_ns)
         return chunk
+
+    def _delay_ns(self, call: int) -> int:
+        if self.latency.kind == "constant":  # draws nothing, and making a generator costs as much as a setpoint
+            return round(self.latency.mean_ms * 1e6)
+        return self.latency.sample_ns(generator("latency", self.split, self.index, call))
 
     def _tick(self) -> None:
         env, now_ns = self.env, self.env.now_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -154,15 +155,14 @@ class PickPlace:
 
     def success(self, data: mujoco.MjData) -> bool:
         """Centre within ``tolerance_m`` of the goal, on the table and nearly still, jaw open, no finger on the cube."""
-        cube = data.qpos[self._cube_qpos : self._cube_qpos + 3]
-        speed = data.qvel[self._cube_qvel : self._cube_qvel + 6]
-        return bool(
-            np.linalg.norm(cube[:2] - data.mocap_pos[self._goal, :2]) <= self.tolerance_m
-            and abs(cube[2] - self.cube_size_m / 2) < 0.004
-            and np.abs(speed[:3]).max() < 0.05
-            and sum(data.qpos[i] for i in self._finger_qpos) > self.cube_size_m + RELEASE_MARGIN_M
-            and not self._touched(data)
-        )
+        x, y, z = data.qpos[self._cube_qpos : self._cube_qpos + 3].tolist()
+        goal_x, goal_y, _ = data.mocap_pos[self._goal].tolist()
+        if math.hypot(x - goal_x, y - goal_y) > self.tolerance_m or abs(z - self.cube_size_m / 2) > 0.004:
+            return False
+        left, right = self._finger_qpos
+        open_m = data.qpos[left] + data.qpos[right]
+        speed_m_s = float(np.abs(data.qvel[self._cube_qvel : self._cube_qvel + 3]).max())
+        return bool(speed_m_s < 0.05 and open_m > self.cube_size_m + RELEASE_MARGIN_M and not self._touched(data))
 
     def _touched(self, data: mujoco.MjData) -> bool:
         for first, second in data.contact.geom[: data.ncon]:
