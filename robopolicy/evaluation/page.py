@@ -12,7 +12,7 @@ from robopolicy.evaluation import svg
 from robopolicy.evaluation.html import Markup, Section, code, columns, details, facts, figure, table, tiles, video
 from robopolicy.evaluation.result import EpisodeResult
 
-__all__ = ["MAX_VIDEOS", "headline_tiles", "report_plots", "report_sections", "video_grid"]
+__all__ = ["MAX_VIDEOS", "headline_tiles", "report_plots", "report_sections", "sweep_blocks", "video_grid"]
 
 MAX_VIDEOS = 12
 """Videos carried inside a page; the others stay beside it."""
@@ -31,7 +31,7 @@ def report_sections(report: Mapping[str, Any], folder: str | os.PathLike[str]) -
         result.append(f"Episodes without a result: {', '.join(map(str, report['missing_episodes']))}.")
     sections = [Section("Result", [*result, report_plots(report)])]
     if report.get("sweep"):
-        sections.append(Section("Success against latency", _sweep_blocks(report["sweep"])))
+        sections.append(Section("Success against latency", sweep_blocks(report["sweep"])))
     if any(episode.video for episode in episodes):
         sections.append(Section("Videos", [video_grid(episodes, folder)]))
     sections.append(Section("Episodes", [_episode_table(episodes)]))
@@ -121,7 +121,8 @@ def _inside(folder: Path, relative: str) -> Path:
     return folder / parts
 
 
-def _sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
+def sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
+    """Curve and table of a latency sweep, see :func:`robopolicy.evaluation.sweep.latency_sweep`."""
     points = [{"x": point["latency_ms"], "y": point["rate"], "interval": point["wilson_95"]} for point in sweep]
     head = ("latency (ms)", "successes", "n", "rate", "Wilson 95 %", "missing setpoints", "largest seam step (\u00d7)")
     rows = [
