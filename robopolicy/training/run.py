@@ -5,10 +5,15 @@
     runs/pick/
       config.yaml      recipe and data, resolved      train.json     what came out
       metrics.jsonl    tensorboard/                   checkpoints/   see robopolicy.checkpoint
+
+Several processes, also on a CPU (gloo)::
+
+    accelerate launch --multi_gpu --num_processes 2 -m robopolicy train recipe=pick_place/diffusion data=... out=...
 """
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,6 +134,15 @@ def resume(
 
 
 def _accelerator(recipe: Recipe) -> Accelerator:
+    by_launcher = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_ADDR" in os.environ
+    if by_launcher and "RANK" not in os.environ:
+        raise ConfigError(
+            explain(
+                "'accelerate launch --cpu --num_processes N' starts a single process",
+                mend="use 'accelerate launch --multi_gpu --num_processes N -m robopolicy train ...', "
+                "which also runs on a machine without GPU (gloo)",
+            )
+        )
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     # accelerate keeps one process-wide state; a second run in this process may ask for another precision.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from robopolicy import checkpoint
+from robopolicy.errors import ConfigError
 from robopolicy.training.run import resume, train
 
 CHILD = str(Path(__file__).with_name("training_child.py"))
@@ -73,8 +74,7 @@ def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(reach, tmp_pat
 
 def test_two_processes_train_the_same_recipe(reach, recipe, tmp_path):
     """gloo on the CPU: the same samples per step, so the loss has the same scale and course; and one run directory."""
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     process = start(reach, tmp_path / "two", steps=40, pause_s=0, launcher=launcher)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
@@ -97,3 +97,11 @@ def test_two_processes_train_the_same_recipe(reach, recipe, tmp_path):
     assert state_one["order"] == state_two["order"]
     assert state_one["optimizer"]["next_lr"] == state_two["optimizer"]["next_lr"]  # not stepped once per process
     assert state_one["ema"] == state_two["ema"]
+
+
+def test_the_launcher_that_starts_one_process_is_refused(reach, recipe, tmp_path, monkeypatch):
+    """``accelerate launch --cpu --num_processes 2`` quietly starts one process; this is the environment it leaves."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ConfigError, match="--multi_gpu"):
+        train(recipe(), reach, tmp_path / "run", progress=False)
