@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.data.codecs import decode_jpeg, encode_jpeg
+from robopolicy.data.codecs import JpegDecoder, decode_jpeg, encode_jpeg
 from robopolicy.data.layout import ImageLayout
 from robopolicy.errors import DataError, ShapeError, explain
 
@@ -49,31 +49,31 @@ class _Shard:
         if verify and google_crc32c.value(raw) != int.from_bytes(self.data[-4:], "little"):
             raise DataError(explain(f"the index of {path} does not match its checksum", mend=_DAMAGE))
         index = np.frombuffer(raw, "<u8").reshape(-1, 2)
-        self.present = index[:, 0] != _MISSING
-        used = index[self.present]
+        present = index[:, 0] != _MISSING
+        used = index[present]
         if len(used) and (used.max() > end or (used[:, 0] + used[:, 1]).max() > end):
             raise DataError(explain(f"{path} is cut short: frames lie beyond its end", mend=_DAMAGE))
         self.path = path
-        self.offsets = index[:, 0].astype(np.int64)
-        self.lengths = index[:, 1].astype(np.int64)
+        self.spans = [
+            (o, o + n) if there else None for (o, n), there in zip(index.tolist(), present.tolist(), strict=True)
+        ]
+        self.memory = memoryview(self.data)
         self.view: NDArray[np.uint8] | None = None
         size = layout.frame_bytes
         if layout.codec == "raw":
             if len(used) and (used[:, 1] != size).any():
                 raise DataError(explain(f"{path} holds raw frames of a wrong length", mend=_DAMAGE))
-            count = int(self.present.sum())
-            if self.present[:count].all() and (self.offsets[:count] == np.arange(count) * size).all():
+            count = int(present.sum())
+            if present[:count].all() and (index[:count, 0] == np.arange(count) * size).all():
                 flat = np.frombuffer(self.data, np.uint8, count * size)
                 self.view = flat.reshape(count, *layout.frame)
 
-    def blob(self, frame: int) -> bytes:
+    def blob(self, frame: int) -> memoryview:
         """Stored bytes of one frame, empty when it was never written."""
-        if not self.present[frame]:
-            return b""
-        offset = self.offsets[frame]
-        return self.data[offset : offset + self.lengths[frame]]
+        span = self.spans[frame]
+        return self.memory[:0] if span is None else self.memory[span[0] : span[1]]
 
-    def read(self, frame: int, out: NDArray[np.uint8], codec: str) -> None:
+    def read(self, frame: int, out: NDArray[np.uint8], codec: str, decode: JpegDecoder) -> None:
         """Decode one frame into ``out`` [H, W, C]."""
         if self.view is not None and frame < len(self.view):
             out[...] = self.view[frame]
@@ -85,7 +85,7 @@ class _Shard:
             out[...] = np.frombuffer(blob, np.uint8).reshape(out.shape)
         else:
             try:
-                decode_jpeg(blob, out)
+                decode(blob, out)
             except DataError as error:
                 raise DataError(f"{self.path}, frame {frame}: {error}") from error
 
@@ -97,15 +97,16 @@ class ImageReader:
     it was made from even when a writer has replaced it, which is what a snapshot wants.
     """
 
-    def __init__(self, folder: Path, layout: ImageLayout, *, verify: bool = True):
+    def __init__(self, folder: Path, layout: ImageLayout, *, verify: bool = True, decode: JpegDecoder = decode_jpeg):
         """Nothing is opened yet.
 
         Args:
             folder: Of the array.
             layout: Its metadata; ``rows`` bounds what may be read.
             verify: Check the index checksum of every shard when it is mapped.
+            decode: JPEG decoder.
         """
-        self.folder, self.layout, self.verify = folder, layout, verify
+        self.folder, self.layout, self.verify, self.decode = folder, layout, verify, decode
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -125,14 +126,14 @@ class ImageReader:
         if len(rows) and (rows.min() < 0 or rows.max() >= self.layout.rows):
             raise ShapeError(explain("no such frame", given=int(rows.max()), allowed=f"0 to {self.layout.rows - 1}"))
         shards, frames = np.divmod(rows, self.layout.shard_frames)
-        codec = self.layout.codec
+        codec, decode = self.layout.codec, self.decode
         for i, (shard, frame) in enumerate(zip(shards.tolist(), frames.tolist(), strict=True)):
-            self._shard(shard).read(frame, out[i], codec)
+            self._shard(shard).read(frame, out[i], codec, decode)
 
     def blobs(self, start: int, stop: int) -> list[bytes]:
         """Stored bytes of frames ``start .. stop``."""
         size = self.layout.shard_frames
-        return [self._shard(i // size).blob(i % size) for i in range(start, stop)]
+        return [bytes(self._shard(i // size).blob(i % size)) for i in range(start, stop)]
 
     def _shard(self, number: int) -> _Shard:
         shard = self._shards.get(number)

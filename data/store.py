@@ -33,6 +33,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.columns import read_column
 from robopolicy.data.durable import WriterLock, storage_errors, sync_folders
 from robopolicy.data.episode import Episode, StreamSpec, channel_names, check_episode, stream_specs
@@ -74,7 +75,7 @@ class EpisodeStore:
         self.path = path
         self._snapshot, self._writer = snapshot, writer
         self._columns: dict[str, NDArray[Any]] = {}
-        self._readers: dict[str, ImageReader | ZarrImages] = {}
+        self._readers: dict[tuple[str, JpegDecoder], ImageReader | ZarrImages] = {}
         self._records: list[dict[str, Any]] | None = None
 
     # -- opening -------------------------------------------------------------------------------------------------
@@ -323,8 +324,12 @@ class EpisodeStore:
             raise DataError(explain(f"'{stream}' is not low-dimensional", mend="use images() or read()"))
         return self._column(f"data/{stream}")
 
-    def images(self, camera: str) -> ImageReader | ZarrImages:
+    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> ImageReader | ZarrImages:
         """Random access to the frames of a camera: ``read(start, stop)`` and ``gather(rows, out)``.
+
+        Args:
+            camera: Name.
+            decode: JPEG decoder, see :mod:`robopolicy.data.torch_jpeg` for another.
 
         Raises:
             UnknownNameError: no such camera.
@@ -332,12 +337,13 @@ class EpisodeStore:
         if camera not in self.cameras:
             mend = suggest(camera, self.cameras)
             raise UnknownNameError(explain("no such camera", given=repr(camera), allowed=self.cameras, mend=mend))
-        if camera not in self._readers:
+        if (camera, decode) not in self._readers:
             name = f"data/image/{camera}"
             layout = parse_image(self._snapshot.arrays[name])
-            fast = layout is not None
-            self._readers[camera] = ImageReader(self.path / name, layout) if fast else ZarrImages(self.path, name)
-        return self._readers[camera]
+            self._readers[camera, decode] = (
+                ZarrImages(self.path, name) if layout is None else ImageReader(self.path / name, layout, decode=decode)
+            )
+        return self._readers[camera, decode]
 
     # -- writing -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.frame_cache import FrameCache, FrameReader, default_cache_bytes
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
@@ -64,6 +65,7 @@ class WindowDataset:
         episodes: Iterable[int] | None = None,
         *,
         cache_bytes: int | None = None,
+        decode: JpegDecoder = decode_jpeg,
     ):
         """Index the windows; no frame is read yet.
 
@@ -73,6 +75,7 @@ class WindowDataset:
             episodes: Indices of the episodes to use, in the order given; all of them when None.
             cache_bytes: Budget for decoded frames of all cameras together, 0 for none. A camera is cached whole or not
                 at all, in the order of ``spec.cameras``. Default: 4 GiB or half of the free memory.
+            decode: JPEG decoder, see :mod:`robopolicy.data.torch_jpeg` for another.
 
         Raises:
             DataError: no such episode, none at all, or a stream that the store lacks.
@@ -98,7 +101,7 @@ class WindowDataset:
         self._action, self._time = store.column("action"), store.column("time_ns")
         self._frames: dict[str, FrameReader] = {}
         self._cached: dict[str, FrameCache] = {}
-        self._plan_cache(default_cache_bytes() if cache_bytes is None else cache_bytes)
+        self._plan_cache(default_cache_bytes() if cache_bytes is None else cache_bytes, decode)
 
     def __len__(self) -> int:
         return len(self._row)
@@ -190,9 +193,9 @@ class WindowDataset:
                     explain(f"{store.path} has no such camera", given=repr(camera), allowed=store.cameras, mend=mend)
                 )
 
-    def _plan_cache(self, budget: int) -> None:
+    def _plan_cache(self, budget: int, decode: JpegDecoder) -> None:
         for camera in self.spec.cameras:
-            reader = self.store.images(camera)
+            reader = self.store.images(camera, decode)
             frame = self.store.streams[f"image/{camera}"].shape
             size = len(self) * int(np.prod(frame))
             self._frames[camera] = reader

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from robopolicy.data import Loader, WindowDataset, WindowSpec
+from robopolicy.data.codecs import decode_jpeg, encode_jpeg
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError
 
@@ -73,3 +74,17 @@ def test_an_error_in_a_worker_reaches_the_caller(data: WindowDataset) -> None:
     assert not loader_threads()
     with pytest.raises(DataError, match="unusable loader"):
         Loader(data, 0)
+
+
+def test_both_decoders_give_the_same_pixels() -> None:
+    from robopolicy.data import torch_jpeg
+
+    noise = np.random.default_rng(4).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    blob = encode_jpeg(noise)
+    one, two = np.empty_like(noise), np.empty_like(noise)
+    decode_jpeg(blob, one)
+    torch_jpeg.decode_jpeg(blob, two)
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, noise)
+    with pytest.raises(DataError, match="not a readable JPEG"):
+        torch_jpeg.decode_jpeg(b"\xff\xd8 nothing", two)
