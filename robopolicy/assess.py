@@ -1,4 +1,4 @@
-"""Evaluate a policy: find out what it is, roll it out in worker processes, write the report.
+"""Evaluate a policy: roll it out in worker processes on unseen episodes, write the report.
 
 The one place where policies, simulation and evaluation meet; ``robopolicy eval``, ``rp.evaluate`` and the trainer's
 validation rollouts go through it.
@@ -6,146 +6,24 @@ validation rollouts go through it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robopolicy.errors import ConfigError, explain, suggest
+from robopolicy.errors import ConfigError, explain
 from robopolicy.registry import registry
+from robopolicy.subject import PolicyObject, Subject, find_subject
 
 if TYPE_CHECKING:
     from robopolicy.control.config import ControlConfig
     from robopolicy.embodiment import Embodiment
     from robopolicy.evaluation.result import EpisodeResult
     from robopolicy.protocols import Policy
-    from robopolicy.sim.env import Env
 
-__all__ = ["EXPERT", "BaselinePolicy", "CheckpointPolicy", "Subject", "ValidationRollout", "evaluate", "find_subject"]
+__all__ = ["ValidationRollout", "evaluate"]
 
-EXPERT = "expert"
-"""Name of the task's own scripted expert, beside the registered policies."""
 Latency = float | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class CheckpointPolicy:
-    """Picklable recipe for a trained policy, carried out inside a worker.
-
-    Attributes:
-        path: Checkpoint directory.
-        device: ``auto`` or a torch device.
-        weights: ``ema`` or ``raw``.
-    """
-
-    path: str
-    device: str = "auto"
-    weights: str = "ema"
-
-    def __call__(self, env: Env) -> Policy:
-        """Load it; the environment's embodiment is compared by whoever runs the episode."""
-        from robopolicy.policies.loading import load_policy
-
-        return load_policy(self.path, device=self.device, weights=self.weights)
-
-
-@dataclass(frozen=True)
-class BaselinePolicy:
-    """Picklable recipe for a policy without weights: the expert, or a registered one.
-
-    Attributes:
-        name: ``expert`` or a registry name.
-    """
-
-    name: str
-
-    def __call__(self, env: Env) -> Policy:
-        """Build it for the environment's task and robot."""
-        if self.name == EXPERT:
-            return env.task.expert(env)
-        parameters = registry("policy").config(self.name).get("parameters", {})
-        width = len(env.task.environment_state_names)
-        builder = registry("policy").load(self.name)
-        policy: Policy = builder(parameters, embodiment=env.embodiment, normalizer=None, environment_state=width)
-        return policy
-
-
-@dataclass(frozen=True)
-class _Instance:
-    """A policy object that exists already; runs in this process only."""
-
-    policy: Policy
-
-    def __call__(self, env: Env) -> Policy:
-        return self.policy
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated.
-
-    Attributes:
-        name: Policy family or baseline.
-        factory: Builds the policy for an environment.
-        embodiment: Card it was made for, None for a baseline, which fits any.
-        task: Task it was trained on, None if unknown.
-        checkpoint: Folder of the weights, None for a baseline.
-        checkpoint_hash: Content hash of the checkpoint.
-        seeds: Named seeds of its training.
-    """
-
-    name: str
-    factory: Callable[[Env], Policy]
-    embodiment: Embodiment | None = None
-    task: str | None = None
-    checkpoint: str | None = None
-    checkpoint_hash: str | None = None
-    seeds: Mapping[str, int] = field(default_factory=dict)
-
-
-def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema") -> Subject:
-    """What a user named: a run or checkpoint folder, a baseline, or a policy object.
-
-    Args:
-        policy: Folder, ``expert``, a registered name (None is ``null``), or an object with ``spec`` and ``act``.
-        device: For a checkpoint.
-        weights: For a checkpoint.
-
-    Raises:
-        ConfigError: neither a folder nor a known name.
-        CheckpointError: a folder without a usable checkpoint.
-    """
-    if policy is None:
-        policy = "null"
-    if not isinstance(policy, (str, Path)):
-        return Subject(type(policy).__name__, _Instance(policy), embodiment=policy.spec.embodiment)
-    if Path(policy).is_dir():
-        return _checkpoint_subject(Path(policy), device, weights)
-    known = [EXPERT, *registry("policy").names()]
-    if str(policy) not in known:
-        mend = suggest(str(policy), known) or "check the path of the run"
-        raise ConfigError(explain("no such run, and no baseline of that name", given=policy, allowed=known, mend=mend))
-    return Subject(str(policy), BaselinePolicy(str(policy)))
-
-
-def _checkpoint_subject(path: Path, device: str, weights: str) -> Subject:
-    from robopolicy import checkpoint
-    from robopolicy.embodiment import Embodiment
-
-    stored = checkpoint.load(checkpoint.find(path))
-    recipe, trainer = stored.documents.get("recipe", {}), stored.documents.get("trainer", {})
-    stage = recipe.get("stages", {}).get(trainer.get("stage"), {})
-    digest = hashlib.sha256((stored.path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
-    return Subject(
-        name=stage.get("policy", "policy"),
-        factory=CheckpointPolicy(str(stored.path), device, weights),
-        embodiment=Embodiment.from_dict(stored.document("embodiment")),
-        task=stored.documents.get("data", {}).get("task") or None,
-        checkpoint=str(stored.path),
-        checkpoint_hash=digest,
-        seeds={"train": recipe["seed"]} if "seed" in recipe else {},
-    )
 
 
 def evaluate(
@@ -167,7 +45,7 @@ def evaluate(
     """Roll a policy out on unseen episodes and report.
 
     Args:
-        policy: See :func:`find_subject`. A policy object runs in this process, whatever ``workers`` says.
+        policy: See :func:`~robopolicy.subject.find_subject`; a policy object runs in this process, without workers.
         task: Registry name; by default the task it was trained on.
         embodiment: Name or card; by default the one it was made for.
         episodes: Indices of the split.
@@ -234,12 +112,20 @@ class ValidationRollout:
 
     def __call__(self, policy: Policy, step: int) -> dict[str, float]:
         """Success rate and mean length; the same episodes every time."""
+        import torch
+
         from robopolicy.sim.env import Env
         from robopolicy.sim.episode import run_episode
 
         if self._env is None:
             self._env = Env(self.task, policy.spec.embodiment, split="val")
-        results = [run_episode(self._env, policy, split="val", index=i) for i in range(self.episodes)]
+        # One observation at a time is too little work to share: further threads would only wait for each other.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            results = [run_episode(self._env, policy, split="val", index=i) for i in range(self.episodes)]
+        finally:
+            torch.set_num_threads(threads)
         succeeded = sum(r.success_at_end for r in results)
         length = sum(r.length for r in results)
         return {"rollout_success": succeeded / self.episodes, "rollout_length": length / self.episodes}
@@ -259,11 +145,10 @@ def _run(
     progress: Callable[[EpisodeResult], None] | None,
 ) -> list[EpisodeResult]:
     from robopolicy.control.latency import LatencyModel
-    from robopolicy.sim.env import Env
     from robopolicy.sim.episode import run_episode
     from robopolicy.sim.rollout import rollout
 
-    if not isinstance(subject.factory, _Instance):
+    if not isinstance(subject.factory, PolicyObject):
         return rollout(
             subject.factory,
             task=task,
@@ -277,6 +162,8 @@ def _run(
             videos=films[1] if films else (),
             progress=progress,
         )
+    from robopolicy.sim.env import Env
+
     env, model = Env(task, card, split=split, control=control), LatencyModel.from_config(latency)
     policy, results = subject.factory(env), []
     for index in indices:

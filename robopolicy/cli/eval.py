@@ -55,8 +55,9 @@ def run(argv: Sequence[str]) -> int:
     """Roll out, write the report, print the result."""
     config = parse(EvalConfig, "eval", argv, positional=("policy",))
     indices = episode_indices(config.episodes)
-    from robopolicy.assess import evaluate, find_subject
+    from robopolicy.assess import evaluate
     from robopolicy.cli.progress import Progress
+    from robopolicy.subject import find_subject
 
     subject = find_subject(config.policy, device=config.device, weights=config.weights)
     home = Path(config.policy) / "eval" if subject.checkpoint else Path("runs") / subject.name

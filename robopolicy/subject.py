@@ -1,0 +1,146 @@
+"""What is evaluated or run: a checkpoint, a baseline or a policy object, as a recipe that a worker can carry out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robopolicy.errors import ConfigError, explain, suggest
+from robopolicy.registry import registry
+
+if TYPE_CHECKING:
+    from robopolicy.embodiment import Embodiment
+    from robopolicy.protocols import Policy
+    from robopolicy.sim.env import Env
+
+__all__ = ["EXPERT", "BaselinePolicy", "CheckpointPolicy", "PolicyObject", "Subject", "find_subject"]
+
+EXPERT = "expert"
+"""Name of the task's own scripted expert, beside the registered policies."""
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    """Picklable recipe for a trained policy, carried out inside a worker.
+
+    Attributes:
+        path: Checkpoint directory.
+        device: ``auto`` or a torch device.
+        weights: ``ema`` or ``raw``.
+    """
+
+    path: str
+    device: str = "auto"
+    weights: str = "ema"
+
+    def __call__(self, env: Env) -> Policy:
+        """Load it; the environment's embodiment is compared by whoever runs the episode."""
+        from robopolicy.policies.loading import load_policy
+
+        return load_policy(self.path, device=self.device, weights=self.weights)
+
+
+@dataclass(frozen=True)
+class BaselinePolicy:
+    """Picklable recipe for a policy without weights: the expert, or a registered one.
+
+    Attributes:
+        name: ``expert`` or a registry name.
+    """
+
+    name: str
+
+    def __call__(self, env: Env) -> Policy:
+        """Build it for the environment's task and robot."""
+        if self.name == EXPERT:
+            return env.task.expert(env)
+        parameters = registry("policy").config(self.name).get("parameters", {})
+        width = len(env.task.environment_state_names)
+        builder = registry("policy").load(self.name)
+        policy: Policy = builder(parameters, embodiment=env.embodiment, normalizer=None, environment_state=width)
+        return policy
+
+
+@dataclass(frozen=True)
+class PolicyObject:
+    """A policy that exists already; it is run in this process only.
+
+    Attributes:
+        policy: The object.
+    """
+
+    policy: Policy
+
+    def __call__(self, env: Env) -> Policy:
+        """The object itself, whatever the environment."""
+        return self.policy
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        name: Policy family or baseline.
+        factory: Builds the policy for an environment.
+        embodiment: Card it was made for, None for a baseline, which fits any.
+        task: Task it was trained on, None if unknown.
+        checkpoint: Folder of the weights, None for a baseline.
+        checkpoint_hash: Content hash of the checkpoint.
+        seeds: Named seeds of its training.
+    """
+
+    name: str
+    factory: Callable[[Env], Policy]
+    embodiment: Embodiment | None = None
+    task: str | None = None
+    checkpoint: str | None = None
+    checkpoint_hash: str | None = None
+    seeds: Mapping[str, int] = field(default_factory=dict)
+
+
+def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema") -> Subject:
+    """What a user named: a run or checkpoint folder, a baseline, or a policy object.
+
+    Args:
+        policy: Folder, ``expert``, a registered name (None is ``null``), or an object with ``spec`` and ``act``.
+        device: For a checkpoint.
+        weights: For a checkpoint.
+
+    Raises:
+        ConfigError: neither a folder nor a known name.
+        CheckpointError: a folder without a usable checkpoint.
+    """
+    if policy is None:
+        policy = "null"
+    if not isinstance(policy, (str, Path)):
+        return Subject(type(policy).__name__, PolicyObject(policy), embodiment=policy.spec.embodiment)
+    if Path(policy).is_dir():
+        return _checkpoint_subject(Path(policy), device, weights)
+    known = [EXPERT, *registry("policy").names()]
+    if str(policy) not in known:
+        mend = suggest(str(policy), known) or "check the path of the run"
+        raise ConfigError(explain("no such run, and no baseline of that name", given=policy, allowed=known, mend=mend))
+    return Subject(str(policy), BaselinePolicy(str(policy)))
+
+
+def _checkpoint_subject(path: Path, device: str, weights: str) -> Subject:
+    from robopolicy import checkpoint
+    from robopolicy.embodiment import Embodiment
+
+    stored = checkpoint.load(checkpoint.find(path))
+    recipe, trainer = stored.documents.get("recipe", {}), stored.documents.get("trainer", {})
+    stage = recipe.get("stages", {}).get(trainer.get("stage"), {})
+    digest = hashlib.sha256((stored.path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
+    return Subject(
+        name=stage.get("policy", "policy"),
+        factory=CheckpointPolicy(str(stored.path), device, weights),
+        embodiment=Embodiment.from_dict(stored.document("embodiment")),
+        task=stored.documents.get("data", {}).get("task") or None,
+        checkpoint=str(stored.path),
+        checkpoint_hash=digest,
+        seeds={"train": recipe["seed"]} if "seed" in recipe else {},
+    )
