@@ -7,6 +7,7 @@ chunk and goes through the same :class:`robopolicy.control.executor.Executor` as
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ from robopolicy.sim.task import Task, load_task
 from robopolicy.types import ActionChunk, Observation, RobotState
 
 __all__ = ["Env", "Frame", "make_env"]
+
+# MuJoCo's own handler writes a file into the current folder
+mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ The executor ticks at ``setpoint_hz`` all the while. Nothing here depends on rea
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
@@ -145,7 +146,10 @@ class _Run:
 
     def _request(self) -> ActionChunk:
         frames = list(self.frames)
-        frames = [frames[0]] * (self.spec.observation_horizon - len(frames)) + frames
+        # At the beginning the first frame stands for the steps before it, each at its own time.
+        step_ns = round(1e9 / self.env.embodiment.control_hz)
+        for _ in range(self.spec.observation_horizon - len(frames)):
+            frames.insert(0, dataclasses.replace(frames[0], time_ns=frames[0].time_ns - step_ns))
         observation = self.env.observe(frames, self.spec.cameras)
         call = len(self.inference_ms)
         begin = time.perf_counter()

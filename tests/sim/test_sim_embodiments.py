@@ -48,7 +48,7 @@ def test_kinematics_of_card_and_mjcf_agree(name):
     assert rotation < 1e-6
     # control: half a millimetre in one link shows
     links = list(embodiment.chain)
-    links[3] = dataclasses.replace(links[3], position_m=tuple(np.array(links[3].position_m) + [5e-4, 0, 0]))
+    links[3] = dataclasses.replace(links[3], position_m=tuple(np.add(links[3].position_m, (5e-4, 0, 0))))
     wrong = dataclasses.replace(embodiment, chain=tuple(links))
     assert largest_difference(wrong, scene, data, 5)[0] > 1e-4
 
