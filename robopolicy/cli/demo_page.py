@@ -71,7 +71,7 @@ def _trained(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _deployed(block: Mapping[str, Any]) -> list[Markup | str]:
     kill, seam = block["kill_test"], block["max_seam_velocity_step"]
-    violations = sum(block["violations"].values())
+    violations, tone = sum(block["violations"].values()), "good" if seam <= 1.000001 else "bad"
     head = tiles(
         [
             ("missing setpoints", str(block["missing_setpoints"]), f"of {block['running_ticks']} ticks", ""),
@@ -80,7 +80,7 @@ def _deployed(block: Mapping[str, Any]) -> list[Markup | str]:
                 "largest seam step",
                 f"{seam:.2f} \u00d7",
                 "of what one tick allows",
-                "good" if seam <= 1.000001 else "bad",
+                tone,
             ),
             ("setpoints", f"{block['setpoint_hz']:.1f} Hz", f"late p99 {block['lateness_ms']['p99']:.2f} ms", ""),
             ("policy killed in motion", *_kill_words(kill)),
