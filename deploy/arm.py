@@ -6,24 +6,17 @@ clock therefore leads the wall clock by ``lookahead - 1`` ticks, and actions are
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from robopolicy.deploy import align
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DeployConfig
-from robopolicy.deploy.mailbox import ReceivedChunk
-from robopolicy.deploy.records import (
-    EXECUTOR_MODES,
-    FLAG_MOVING,
-    FLAG_RUNNING,
-    REASONS,
-    REFUSALS,
-    TEXT_BYTES,
-    code_of,
-)
+from robopolicy.deploy.intake import ChunkIntake
+from robopolicy.deploy.records import FLAG_MOVING, FLAG_RUNNING
 from robopolicy.deploy.state_machine import EVENTS, INTERNAL_EVENTS, Outcome, State, next_state
+from robopolicy.deploy.tick_record import TickRecorder
 
 from robopolicy.control.executor import Executor, Tick
 from robopolicy.control.kinematics import Kinematics
@@ -67,14 +60,15 @@ class Arm:
         self._card, self._executor, self._driver, self._bus, self._config = card, executor, driver, bus, config
         self._kinematics = Kinematics(card)
         self._tick_s, self._tick_ns = card.tick_s, round(card.tick_s * 1e9)
+        self._lookahead_ns = config.lookahead_ticks * self._tick_ns
         self._acceleration = card.joints.limit("max_acceleration")
         self.state, self.epoch = State.OFFLINE, 0
         self._reason, self._message = "", ""
         self._events = bus.ring("events")
         self._events_done = 0
-        self._refused = dict.fromkeys(REFUSALS, 0)
-        self._overruns = self._count = 0
-        self._last_obs_ns = 0
+        self._intake = ChunkIntake(bus.mailbox, card, config)
+        self._recorder = TickRecorder(bus.ring("state"))
+        self._overruns = 0
         self._measured: RobotState | None = None
         self._command: Vector | None = None
         self._step = np.zeros(len(card.joints))
@@ -82,7 +76,6 @@ class Arm:
         self._approaching = False
         self._rest_ticks = 0
         self._braking_fault = False
-        self._record = np.zeros((), bus.ring("state").dtype)
 
     @property
     def at_rest(self) -> bool:
@@ -91,12 +84,11 @@ class Arm:
 
     def step(self, due_ns: int, late_ns: int) -> None:
         """One tick that was due at ``due_ns`` and began ``late_ns`` later."""
-        self._accepted: ReceivedChunk | None = None
         # Read first: an event may seed the command from the measured pose, which must be of now.
         self._read(due_ns)
         self._obey(due_ns)
         self._watch(due_ns)
-        lead_ns = due_ns + (self._config.lookahead_ticks - 1) * self._tick_ns
+        lead_ns = due_ns + self._lookahead_ns - self._tick_ns
         self._take_chunk(due_ns, lead_ns)
         tick = self._move(due_ns, lead_ns) if self.state.streaming or self._braking_fault else None
         if tick is not None:
@@ -106,8 +98,8 @@ class Arm:
     def event(self, name: str, now_ns: int) -> Outcome:
         """Apply one event. -> what became of it."""
         before = self.state
-        if name == "enable" and self._measured is not None and self._measured.fault:
-            self._message = "enable refused: the robot reports a fault; mend: clear it, then arm"
+        if name == "enable" and (trouble := self._trouble()):
+            self._message = f"enable refused: {trouble}"
             return Outcome.REFUSED
         target, outcome = next_state(before, name)
         if outcome is Outcome.CHANGED:
@@ -122,6 +114,7 @@ class Arm:
         """This process slept through its lookahead: the robot has braked by itself, so go on from where it is."""
         self._overruns += 1
         if self.state.moving or self.state in (State.PAUSED, State.STOPPING):
+            self._read(now_ns)
             target = self._driver.target()
             if target is not None:
                 self._executor.reset(target)
@@ -132,6 +125,15 @@ class Arm:
     def close(self) -> None:
         """Hold, and let go of the robot."""
         self._driver.stop()
+
+    def _trouble(self) -> str:
+        """Why the arm must not be enabled, or nothing."""
+        if self._measured is None:
+            return "the robot has not answered yet; mend: wait a tick"
+        if self._measured.fault:
+            return "the robot reports a fault; mend: clear it, then arm"
+        finite = np.isfinite(self._measured.position).all()
+        return "" if finite else "the measured position is not finite; mend: look at the encoders"
 
     def _enter(self, before: State, event: str, now_ns: int) -> None:
         """What belongs to a change of state."""
@@ -145,7 +147,7 @@ class Arm:
             self._reason = self._message = ""
         elif state is State.ALIGNING:
             self.epoch += 1
-            self._last_obs_ns = 0
+            self._intake.begin_epoch()
             self._approaching = False
             self._reason = self._message = ""
             # The arm stands still under the last command; measured positions would let a loaded gripper open.
@@ -200,35 +202,18 @@ class Arm:
             self.event("no_chunk", now_ns)
 
     def _take_chunk(self, now_ns: int, lead_ns: int) -> None:
-        received = self._bus.mailbox.take()
+        received = self._intake.take(now_ns, epoch=self.epoch, moving=self.state.moving)
         if received is None:
             return
-        reason = self._refusal(received, now_ns)
+        chunk, reason = received.chunk(), None
+        if self.state is State.ALIGNING:
+            reason = self._align(chunk, now_ns, lead_ns)
+        if self.state is State.RUNNING:
+            reason = self._submit(chunk, lead_ns)
         if reason is None:
-            chunk = received.chunk()
-            if self.state is State.ALIGNING:
-                reason = self._align(chunk, lead_ns)
-            if self.state is State.RUNNING and not self._approaching:
-                reason = self._submit(chunk, lead_ns)
-        if reason is None:
-            self._accepted, self._last_obs_ns = received, received.t_obs_ns
+            self._intake.accept(received)
         else:
-            self._refused[reason] += 1
-
-    def _refusal(self, received: ReceivedChunk, now_ns: int) -> str | None:
-        if not self.state.moving:
-            return "not_running"
-        card = self._card
-        reason = received.refusal(
-            epoch=self.epoch, embodiment=card.hash, action_width=len(card.action), dt_s=card.control_dt_s
-        )
-        if reason is not None:
-            return reason
-        if received.t_obs_ns > now_ns + self._tick_ns * self._config.lookahead_ticks:
-            return "future"
-        if received.t_obs_ns <= self._last_obs_ns:
-            return "old"
-        return "stale" if now_ns - received.t_obs_ns > self._config.max_chunk_age_s * 1e9 else None
+            self._intake.refuse(reason)
 
     def _submit(self, chunk: ActionChunk, lead_ns: int) -> str | None:
         report = self._executor.submit(chunk, lead_ns)
@@ -237,7 +222,7 @@ class Arm:
         self._message = f"chunk refused: {report.reason}"
         return "executor"
 
-    def _align(self, chunk: ActionChunk, lead_ns: int) -> str | None:
+    def _align(self, chunk: ActionChunk, now_ns: int, lead_ns: int) -> str | None:
         """First chunk of an epoch: run it when it begins near, else go to its first action slowly."""
         if self._approaching:
             return None
@@ -247,7 +232,7 @@ class Arm:
         here = self._here()
         metres, radians = align.distance(self._card, here, there)
         if metres <= self._config.align_position_m and radians <= self._config.align_rotation_rad:
-            self.event("aligned", lead_ns)
+            self.event("aligned", now_ns)
             return None
         way = align.approach(self._card, here, there, t0_ns=lead_ns, speed=self._config.align_speed)
         reason = self._submit(way, lead_ns)
@@ -272,8 +257,7 @@ class Arm:
         tick = self._executor.tick(self._measured, lead_ns)
         flags = FLAG_RUNNING if self.state is State.RUNNING else 0
         self._driver.flags = flags | (FLAG_MOVING if self.state is not State.HOLD else 0)
-        reach_ns = due_ns + self._config.lookahead_ticks * self._tick_ns
-        self._driver.command(Setpoint(reach_ns, tick.setpoint.position), due_ns)
+        self._driver.command(Setpoint(due_ns + self._lookahead_ns, tick.setpoint.position), due_ns)
         position = np.asarray(tick.setpoint.position, float)
         step = np.zeros_like(self._step) if self._command is None else (position - self._command) / self._tick_s
         self._velocity_step = float((np.abs(step - self._step) / (self._acceleration * self._tick_s)).max())
@@ -301,37 +285,23 @@ class Arm:
             self.event("dry", now_ns)
 
     def _publish(self, due_ns: int, late_ns: int, tick: Tick | None) -> None:
-        self._count += 1
-        record = self._record
-        record["t_ns"], record["late_ns"], record["tick"] = due_ns, late_ns, self._count
-        record["epoch"], record["events_done"] = self.epoch, self._events_done
-        record["state"], record["reason"] = self.state, code_of(REASONS, self._reason)
-        record["mode"] = 0 if tick is None else code_of(EXECUTOR_MODES, tick.mode)
-        record["seam"] = tick is not None and tick.seam
-        record["clipped"] = tick is not None and not tick.verdict.ok
-        record["verdict"] = 0 if tick is None else tick.verdict.bits
-        record["streamed"] = tick is not None
-        record["velocity_step"] = 0.0 if tick is None else self._velocity_step
-        record["overruns"], record["torn"] = self._overruns, self._bus.mailbox.torn
-        record["refused"] = list(self._refused.values())
-        record["message"] = self._message.encode("utf-8", "replace")[:TEXT_BYTES]
-        self._publish_chunk(due_ns)
-        if tick is not None and self._command is not None:
-            record["setpoint"] = self._command
-            record["t_setpoint_ns"] = due_ns + self._config.lookahead_ticks * self._tick_ns
-            record["remaining_s"] = self._executor.remaining_s(due_ns)
-        if self._measured is not None:
-            record["t_robot_ns"], record["robot_fault"] = self._measured.time_ns, self._measured.fault
-            record["position"], record["velocity"] = self._measured.position, self._measured.velocity
-        record["work_ns"] = 0
-        self._finish(record)
-
-    def _publish_chunk(self, now_ns: int) -> None:
-        record, chunk = self._record, self._accepted
-        record["accepted"] = chunk is not None
-        record["inference_ms"] = 0.0 if chunk is None else chunk.inference_s * 1e3
-        record["latency_ms"] = 0.0 if chunk is None else (now_ns - chunk.t_obs_ns) / 1e6
-
-    def _finish(self, record: Any) -> None:
-        self._bus.ring("state").write(record)
+        recorder = self._recorder
+        recorder.situation(
+            state=self.state,
+            epoch=self.epoch,
+            reason=self._reason,
+            message=self._message,
+            events_done=self._events_done,
+            overruns=self._overruns,
+        )
+        recorder.motion(
+            tick,
+            command=self._command,
+            reach_ns=due_ns + self._lookahead_ns,
+            velocity_step=0.0 if tick is None else self._velocity_step,
+            remaining_s=0.0 if tick is None else self._executor.remaining_s(due_ns),
+        )
+        recorder.measured(self._measured)
+        recorder.chunks(self._intake, due_ns)
+        recorder.publish(due_ns, late_ns)
         self._bus.heartbeat.beat("realtime")
