@@ -10,6 +10,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from robopolicy.control.executor import Executor, Tick
+from robopolicy.control.kinematics import Kinematics
 from robopolicy.deploy import align
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DeployConfig
@@ -17,9 +20,6 @@ from robopolicy.deploy.intake import ChunkIntake
 from robopolicy.deploy.records import FLAG_MOVING, FLAG_RUNNING
 from robopolicy.deploy.state_machine import EVENTS, INTERNAL_EVENTS, Outcome, State, next_state
 from robopolicy.deploy.tick_record import TickRecorder
-
-from robopolicy.control.executor import Executor, Tick
-from robopolicy.control.kinematics import Kinematics
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError
 from robopolicy.protocols import RobotDriver

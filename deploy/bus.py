@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from robopolicy.deploy.mailbox import ChunkMailbox
 from robopolicy.deploy.records import PROCESSES, Layout
 from robopolicy.deploy.shm import Heartbeat, RecordRing, Segment, monotonic_ns
-
 from robopolicy.errors import DeployError, explain
 
 __all__ = ["BUS_VARIABLE", "Bus"]

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from robopolicy.deploy.config import DaemonConfig, write_daemon
 from robopolicy.deploy.control_socket import SOCKET_NAME, request
-
 from robopolicy.errors import DeployError, explain
 
 __all__ = ["Daemon"]

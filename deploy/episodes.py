@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig, robot_config
 from robopolicy.deploy.daemon import Daemon
 from robopolicy.deploy.policy_source import cameras_of
-
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DeployError
 from robopolicy.evaluation.result import EpisodeResult

@@ -5,7 +5,6 @@ from __future__ import annotations
 from robopolicy.deploy.config import DeployConfig
 from robopolicy.deploy.mailbox import ChunkMailbox, ReceivedChunk
 from robopolicy.deploy.records import REFUSALS
-
 from robopolicy.embodiment import Embodiment
 
 __all__ = ["ChunkIntake"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from robopolicy.deploy.shm import RecordRing, Segment
 
+from robopolicy.deploy.shm import RecordRing, Segment
 from robopolicy.errors import DeployError, explain
 from robopolicy.types import ActionChunk
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, REFUSALS, VIOLATIONS
 from robopolicy.deploy.state_machine import State

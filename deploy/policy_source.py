@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robopolicy.deploy.config import DaemonConfig
-
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError, explain
 from robopolicy.protocols import Policy

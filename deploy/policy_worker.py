@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import read_daemon
 from robopolicy.deploy.policy_source import build_policy
 from robopolicy.deploy.process import ParentWatch, die_with_parent, ignore_terminal_signals
 from robopolicy.deploy.shm import monotonic_ns
 from robopolicy.deploy.state_machine import State
-
 from robopolicy.protocols import Policy
 from robopolicy.seeding import generator
 from robopolicy.types import ActionChunk, Observation

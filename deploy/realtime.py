@@ -13,14 +13,13 @@ import signal
 import sys
 from pathlib import Path
 
+from robopolicy.control.clock import Clock, MonotonicClock
+from robopolicy.control.config import ControlConfig
+from robopolicy.control.executor import Executor
 from robopolicy.deploy.arm import Arm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, read_daemon
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
-
-from robopolicy.control.clock import Clock, MonotonicClock
-from robopolicy.control.config import ControlConfig
-from robopolicy.control.executor import Executor
 from robopolicy.registry import load_target
 from robopolicy.schema import build
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from robopolicy.control.executor import Tick
 from robopolicy.deploy.intake import ChunkIntake
 from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, TEXT_BYTES, code_of
 from robopolicy.deploy.shm import RecordRing, monotonic_ns
 from robopolicy.deploy.state_machine import State
-
-from robopolicy.control.executor import Tick
 from robopolicy.types import RobotState
 
 __all__ = ["TickRecorder"]

@@ -1,4 +1,4 @@
-"""Learning of robot-manipulation policies: demonstrations, training, evaluation and deployment through one control path.
+"""Learning of robot-manipulation policies: from demonstrations to a moving arm, through one control path.
 
 Five words, imported only when used, so that ``import robopolicy`` costs nothing:
 

@@ -21,8 +21,8 @@ from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
-from robopolicy.deploy.records import FLAG_END, FLAG_RUNNING, VIOLATIONS
 
+from robopolicy.deploy.records import FLAG_END, FLAG_RUNNING, VIOLATIONS
 from robopolicy.embodiment import Embodiment
 
 __all__ = ["RobotController", "SetpointCheck"]

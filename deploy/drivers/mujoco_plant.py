@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
+
 from robopolicy.deploy.drivers.plant import Sensed
+from robopolicy.embodiment import Embodiment
+from robopolicy.protocols import Policy
 from robopolicy.sim.env import Env
 from robopolicy.sim.gl import choose_backend
 from robopolicy.sim.task import load_task
-
-from robopolicy.embodiment import Embodiment
-from robopolicy.protocols import Policy
 
 __all__ = ["MujocoPlant", "expert"]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from robopolicy.control.clock import MonotonicClock
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import read_daemon
 from robopolicy.deploy.drivers.controller import RobotController
@@ -20,8 +22,6 @@ from robopolicy.deploy.drivers.plant import Plant
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
 from robopolicy.deploy.records import TEXT_BYTES, VIOLATIONS
 from robopolicy.deploy.shm import monotonic_ns
-
-from robopolicy.control.clock import MonotonicClock
 from robopolicy.embodiment import Embodiment
 from robopolicy.registry import load_target
 

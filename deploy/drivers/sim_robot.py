@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.records import FLAG_END, FLAG_MOVING, FLAG_RUNNING
 from robopolicy.deploy.shm import monotonic_ns
-
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError, explain
 from robopolicy.types import RobotState, Setpoint

@@ -2,6 +2,10 @@
 
 import numpy as np
 import pytest
+
+from robopolicy.control.clock import VirtualClock
+from robopolicy.control.executor import Executor
+from robopolicy.control.kinematics import Kinematics
 from robopolicy.deploy.arm import Arm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
@@ -9,10 +13,6 @@ from robopolicy.deploy.drivers.controller import SetpointCheck
 from robopolicy.deploy.realtime import control_config, run_loop
 from robopolicy.deploy.records import REASONS, REFUSALS, Layout
 from robopolicy.deploy.state_machine import State
-
-from robopolicy.control.clock import VirtualClock
-from robopolicy.control.executor import Executor
-from robopolicy.control.kinematics import Kinematics
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DeployError
 from robopolicy.types import ActionChunk, RobotState

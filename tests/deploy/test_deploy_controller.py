@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from robopolicy.deploy.drivers.controller import RobotController, SetpointCheck
 from robopolicy.deploy.records import FLAG_END, FLAG_MOVING, FLAG_RUNNING
-
 from robopolicy.embodiment import load_embodiment
 
 CARD = load_embodiment("panda")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
 from robopolicy.deploy.control_socket import request
 from robopolicy.deploy.daemon import Daemon
 from robopolicy.deploy.episodes import kill_test, run_deploy_episodes
-
 from robopolicy.errors import DeployError
 
 ROBOT = RobotConfig(

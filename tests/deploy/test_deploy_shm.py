@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from robopolicy.deploy.mailbox import ChunkMailbox
 from robopolicy.deploy.shm import HEADER_BYTES, SLOT_HEADER, Heartbeat, RecordRing, Segment
-
 from robopolicy.errors import DeployError
 from robopolicy.types import ActionChunk
 

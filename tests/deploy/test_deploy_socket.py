@@ -9,8 +9,8 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robopolicy.deploy.control_socket import MAX_REQUEST_BYTES, SOCKET_NAME, ControlServer, request
 
+from robopolicy.deploy.control_socket import MAX_REQUEST_BYTES, SOCKET_NAME, ControlServer, request
 from robopolicy.errors import DeployError
 
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from robopolicy.deploy.state_machine import EVENTS, INTERNAL_EVENTS, OPERATOR_EVENTS, Outcome, State, next_state
 
 ALL = [(s, e) for s in State for e in EVENTS]

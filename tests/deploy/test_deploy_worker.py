@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
 from robopolicy.deploy.policy_source import build_policy, cameras_of, check_policy
@@ -9,7 +10,6 @@ from robopolicy.deploy.policy_worker import PolicyWorker
 from robopolicy.deploy.records import Layout
 from robopolicy.deploy.scripted import ScriptedPolicy
 from robopolicy.deploy.state_machine import State
-
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DeployError, EmbodimentMismatchError
 from robopolicy.types import ActionChunk

@@ -1,8 +1,8 @@
 """A small store of smooth reaches on the panda card, and a recipe that trains on it in a moment."""
 
 import numpy as np
-from robopolicy.data.store import Episode, EpisodeStore
 
+from robopolicy.data.store import Episode, EpisodeStore
 from robopolicy.embodiment import load_embodiment
 
 RECIPE = {
