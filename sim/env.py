@@ -104,6 +104,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._lead_s = (-bias[self.scene.actuator, 2] / gain[self.scene.actuator, 0])[self._arm]
         self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
         self.initial_state: dict[str, float] = {}
+        self._servo_position = np.zeros(len(self.embodiment.joints))
+        self._tick = self._held_ticks = self._steps = 0
         self.action_space = _box(self.embodiment.action.lower, self.embodiment.action.upper)
         self.observation_space = self._observation_space()
         self._start(self.split, 0)
@@ -285,7 +287,7 @@ def _known_split(split: str) -> str:
     return split
 
 
-def _box(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> gymnasium.spaces.Box:
+def _box(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> gymnasium.spaces.Box[np.float32]:
     return gymnasium.spaces.Box(lower.astype(np.float32), upper.astype(np.float32), dtype=np.float32)
 
 

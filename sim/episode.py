@@ -44,7 +44,7 @@ class EpisodeRecorder(Protocol):
         """Cameras that have to be in the frame of this step."""
         ...
 
-    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.float64]) -> None:
+    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.floating]) -> None:
         """One control step.
 
         Args:

@@ -31,7 +31,7 @@ class DemonstrationRecorder:
         """All of them, at every step."""
         return self._cameras
 
-    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.float64]) -> None:
+    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.floating]) -> None:
         """Append one row; the label is the chunk's first action, before any perturbation.
 
         Raises:
@@ -76,7 +76,7 @@ class VideoRecorder:
         """The camera on every ``every``-th step."""
         return (self.camera,) if step % self._every == 0 else ()
 
-    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.float64]) -> None:
+    def step(self, frame: Frame, chunk: ActionChunk | None, joint_command: NDArray[np.floating]) -> None:
         """Keep the picture of every ``every``-th step; a policy's own cameras may bring more of them."""
         if self._steps % self._every == 0:
             self.frames.append(frame.image[self.camera])

@@ -90,6 +90,8 @@ def compose(task: Task, embodiment: Embodiment, *, render_profile: str = "fast")
     spec.attach(robot, frame=spec.worldbody.add_frame(), prefix=ROBOT_PREFIX)
     for camera in embodiment.cameras:
         _add_camera(spec, camera)
+    # the near plane is a share of the extent; a wrist camera has things before it at four centimetres
+    spec.stat.extent, spec.visual.map.znear = 1.0, 0.01
     if render_profile == "fast":
         spec.visual.quality.shadowsize = 0
         spec.visual.quality.offsamples = 0

@@ -132,7 +132,7 @@ def _child(connection: Connection, initialise: Initialise) -> None:
                 run = initialise()
                 if "torch" in sys.modules:
                     sys.modules["torch"].set_num_threads(1)
-            answer = (run(index), None)
+            answer: tuple[Any, str | None] = (run(index), None)
         except Exception as error:
             answer = (None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         try:

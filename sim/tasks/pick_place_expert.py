@@ -17,6 +17,7 @@ whenever an observation does not follow the last one by one control step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.protocols import PolicySpec
-from robopolicy.rotations import axis_angle_to_matrix, matrix_to_rotation_6d, rotation_6d_to_matrix
 from robopolicy.types import ActionChunk, Observation
 
 __all__ = ["ExpertMotion", "PickPlaceExpert"]
@@ -120,6 +120,9 @@ class PickPlaceExpert:
         self._position = embodiment.state.select("ee_position")
         self._rotation = embodiment.state.select("ee_rotation")
         self._gripper = embodiment.state.index(embodiment.gripper)
+        self._action_position = embodiment.action.select("ee_position")
+        self._action_rotation = embodiment.action.select("ee_rotation")
+        self._action_gripper = embodiment.action.index(embodiment.gripper)
         self._last: _Reference | None = None
         self._spec = PolicySpec(
             embodiment=embodiment,
@@ -154,11 +157,10 @@ class PickPlaceExpert:
         position = last.position + velocity * self._dt_s
         yaw = last.yaw + yaw_rate * self._dt_s
         self._last = _Reference(now_ns + round(self._dt_s * 1e9), position, velocity, yaw, yaw_rate)
-        action = self._spec.embodiment.action
-        values = np.empty(len(action))
-        values[action.select("ee_position")] = position
-        values[action.select("ee_rotation")] = _pointing_down(yaw)
-        values[action.index(self._spec.embodiment.gripper)] = gripper
+        values = np.empty(len(self._spec.embodiment.action))
+        values[self._action_position] = position
+        values[self._action_rotation] = _pointing_down(yaw)
+        values[self._action_gripper] = gripper
         return ActionChunk(values[None], now_ns, self._dt_s, self._spec.embodiment.hash)
 
     def _continue(self, seen: _Scene, now_ns: int) -> _Reference:
@@ -175,13 +177,13 @@ class PickPlaceExpert:
     def _read(self, state: Array, environment_state: Array) -> _Scene:
         state = np.asarray(state, float)
         named = dict(zip(self._names, map(float, environment_state), strict=True))
-        rotation = rotation_6d_to_matrix(state[self._rotation])
+        x_axis = state[self._rotation]
         return _Scene(
             tcp=state[self._position],
-            yaw=float(np.arctan2(rotation[1, 0], rotation[0, 0])),
+            yaw=math.atan2(x_axis[1], x_axis[0]),
             gripper=float(state[self._gripper]),
             cube=np.array([named[f"cube_position.{a}"] for a in "xyz"]),
-            cube_yaw=float(np.arctan2(named["cube_yaw.sin4"], named["cube_yaw.cos4"])) / 4,
+            cube_yaw=math.atan2(named["cube_yaw.sin4"], named["cube_yaw.cos4"]) / 4,
             goal=np.array([named[f"goal_position.{a}"] for a in "xy"]),
         )
 
@@ -234,7 +236,7 @@ def _wrap(angle_rad: float, period_rad: float) -> float:
     return angle_rad - period_rad * round(angle_rad / period_rad)
 
 
-def _pointing_down(yaw_rad: float) -> Array:
-    """Rotation 6-D of a TCP whose z axis points down, turned by ``yaw_rad`` about the vertical."""
-    turned = axis_angle_to_matrix(np.array([0.0, 0.0, yaw_rad]))
-    return matrix_to_rotation_6d(turned @ np.diag([1.0, -1.0, -1.0]))
+def _pointing_down(yaw_rad: float) -> tuple[float, ...]:
+    """Rotation 6-D of Rz(yaw) diag(1, -1, -1): z axis of the TCP down, turned about the vertical."""
+    c, s = math.cos(yaw_rad), math.sin(yaw_rad)
+    return (c, s, 0.0, s, -c, 0.0)

@@ -119,3 +119,14 @@ def test_backend_is_chosen_before_mujoco_and_the_users_choice_wins():
 
     assert run() == [gl.available_backends()[0], "False", "False"]
     assert run(MUJOCO_GL="osmesa")[0] == "osmesa"
+
+
+def test_near_plane_does_not_cut_what_the_wrist_camera_holds(env):
+    # a cube between the fingers is one red patch without a gap in its middle column
+    env.reset(options={"index": 0})
+    env.data.joint("cube").qpos[:7] = [*env.data.site_xpos[env.scene.tcp_site], 1, 0, 0, 0]
+    mujoco.mj_kinematics(env.model, env.data)
+    column = env.picture("wrist")[:, 48].astype(int)
+    red = np.flatnonzero((column[:, 0] > 60) & (column[:, 0] > 2 * column[:, 1]))
+    assert len(red) > 20
+    assert np.all(np.diff(red) == 1)
