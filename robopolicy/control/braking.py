@@ -50,14 +50,21 @@ def brake(v: float, a: float, A: float, J: float) -> float:
 
 
 def brake_extent(v: float, a: float, A: float, J: float) -> tuple[float, float, float]:
-    """Displacement while braking from (v, a): (lowest <= 0, highest >= 0, final)."""
+    """Displacement while braking from (v, a): (lowest <= 0, highest >= 0, final).
+
+    Runs :func:`brake`, but takes three kinds of stretches in one go: ramping down an acceleration that still speeds the
+    channel up, full deceleration, and the last ramp. Within each the position is monotone.
+    """
     low = high = here = 0.0
     ramp = A + ramp_rest(A, J)
-    for _ in range(_MAX_TICKS):
-        if v == 0.0 and a == 0.0:
-            return low, high, here
-        if a == -A and v > ramp + A:
-            # Ticks of full deceleration in one go; the position is monotone meanwhile.
+    while v != 0.0 or a != 0.0:
+        if (a > J and v >= 0.0) or (a < -J and v <= 0.0):
+            n = int(abs(a) / J)
+            fall = J if a > 0 else -J
+            here += n * v + 0.5 * n * (n + 1) * (a - fall * (n + 2) / 3.0)
+            v += n * a - 0.5 * fall * n * (n + 1)
+            a -= n * fall
+        elif a == -A and v > ramp + A:
             n = int((v - ramp) / A)
             here += n * v - 0.5 * A * n * (n + 1)
             v -= n * A
@@ -66,6 +73,14 @@ def brake_extent(v: float, a: float, A: float, J: float) -> tuple[float, float, 
             here += n * v + 0.5 * A * n * (n + 1)
             v += n * A
         else:
+            x = ramp_inverse(abs(v), J)
+            wish = -x if v > 0 else x
+            if x <= A and a - J <= wish <= a + J:
+                # On the last ramp, and what follows is fixed: the accelerations x - iJ, i = 1 .. n.
+                n = int(x / J)
+                rest = abs(v) - x + 0.5 * n * (n - 1) * (x - J * (n + 1) * 2.0 / 3.0)
+                here += rest if v > 0 else -rest
+                return min(low, here), max(high, here), here
             a = brake(v, a, A, J)
             v += a
             here += v
@@ -73,7 +88,7 @@ def brake_extent(v: float, a: float, A: float, J: float) -> tuple[float, float, 
             high = here
         elif here < low:
             low = here
-    return -math.inf, math.inf, math.inf
+    return low, high, here
 
 
 def brake_positions(p: float, v: float, a: float, A: float, J: float) -> list[float]:

@@ -17,7 +17,7 @@ impedance control sag when seeded from the measurement and want ``command``."""
 _SCALES = ("velocity_scale", "acceleration_scale", "jerk_scale", "gripper_scale")
 _POSITIVE = (
     *("max_staleness_s", "max_state_age_s", "reject_jump_m", "reject_jump_rad", "ik_damping"),
-    *("ik_max_position_error_m", "ik_max_rotation_error_rad", "rest_velocity"),
+    *("ik_max_position_error_m", "ik_max_rotation_error_rad", "rest_velocity", "settle_timeout_s"),
 )
 _NON_NEGATIVE = ("blend_knots", "stop_tail_knots", "workspace_margin_m", "nullspace_gain_hz")
 
@@ -47,6 +47,8 @@ class ControlConfig:
         ik_max_position_error_m: Position error is shortened to this before a step.
         ik_max_rotation_error_rad: Rotation error is shortened to this before a step.
         nullspace_gain_hz: Rate at which a redundant arm is pulled to its home posture while tracking.
+        settle_timeout_s: This long after the schedule ran dry the arm stops where it is, even short of a reference that
+            it cannot reach.
         rest_velocity: Below this share of the velocity limit on every channel the arm counts as at rest.
         reseed: One of :data:`RESEED`.
     """
@@ -68,6 +70,7 @@ class ControlConfig:
     ik_max_position_error_m: float = 0.3
     ik_max_rotation_error_rad: float = 1.2
     nullspace_gain_hz: float = 0.5
+    settle_timeout_s: float = 5.0
     rest_velocity: float = 1e-3
     reseed: str = "measured"
 

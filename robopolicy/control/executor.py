@@ -242,7 +242,9 @@ class Executor:
             if target_ns <= self.schedule.end_ns:
                 return "tracking"
             # Repeating inverse kinematics on a reference that is out of reach would creep for ever.
-            self._frozen = self.schedule.settled(target_ns) and self.limiter.at_rest
+            waited_s = (target_ns - self.schedule.end_ns) * 1e-9
+            settled = self.schedule.settled(target_ns)
+            self._frozen = settled and (self.limiter.at_rest or waited_s > self.config.settle_timeout_s)
         return "holding" if self._frozen and self.limiter.at_rest else "stopping"
 
     def _count(self, mode: str, verdict: Verdict, seam: bool) -> None:
