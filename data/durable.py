@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -89,7 +90,8 @@ class WriterLock:
     """Exclusive right to write into a folder, held by an open descriptor of the folder itself.
 
     The kernel releases it when the process dies, so a killed writer leaves nothing to clean up
-    (``flock``, no lock file).
+    (``flock``, no lock file). A forked child gives up its copy at once: the right stays with the parent alone, and a
+    child that outlives the parent does not hold it.
     """
 
     def __init__(self, folder: Path):
@@ -111,8 +113,26 @@ class WriterLock:
                     )
                 ) from error
 
+        _HELD.add(self)
+
+    @property
+    def held(self) -> bool:
+        """Whether this process may write."""
+        return self._descriptor is not None
+
     def release(self) -> None:
         """Give the right back; harmless when done twice."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+_HELD: weakref.WeakSet[WriterLock] = weakref.WeakSet()  # locks of this process, for the hook below only
+
+
+def _give_up_after_fork() -> None:
+    for lock in list(_HELD):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_give_up_after_fork)

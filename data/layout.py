@@ -14,8 +14,10 @@ from robopolicy.data.codecs import JPEG_CODEC, jpeg_codec_metadata
 
 __all__ = [
     "COLUMN_CHUNK_ROWS",
+    "ENDS",
     "FORMAT",
     "IMAGE_CODECS",
+    "RECORDS",
     "RECORD_CHUNK_BYTES",
     "SCHEMA_VERSION",
     "SHARD_FRAMES",
@@ -35,6 +37,7 @@ COLUMN_CHUNK_ROWS = 65_536
 RECORD_CHUNK_BYTES = 1 << 18
 SHARD_FRAMES = 256
 IMAGE_CODECS = ("raw", "jpeg")
+ENDS, RECORDS = "meta/episode_ends", "meta/episode_records"
 
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _FLAT_KEYS = {"name": "default", "configuration": {"separator": "."}}

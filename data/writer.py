@@ -25,16 +25,23 @@ from numpy.typing import NDArray
 from robopolicy.data.columns import ColumnTail, read_column
 from robopolicy.data.durable import TEMPORARY_SUFFIX, WriterLock, sync_folders, write_atomically
 from robopolicy.data.episode import Episode
-from robopolicy.data.layout import column_metadata, image_metadata, parse_column, parse_image, root_metadata
+from robopolicy.data.layout import (
+    ENDS,
+    RECORDS,
+    column_metadata,
+    image_metadata,
+    parse_column,
+    parse_image,
+    root_metadata,
+)
 from robopolicy.data.shard import ImageTail, encode_frames
 from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, strict_json
 from robopolicy.data.statistics import RowSample, RunningMoments, Statistics, row_keys, sampled_rows
-from robopolicy.errors import DataError, explain
+from robopolicy.errors import DataError, StorageError, explain
 
 __all__ = ["StoreWriter"]
 
 Tail = ColumnTail | ImageTail
-ENDS, RECORDS = "meta/episode_ends", "meta/episode_records"
 
 
 class StoreWriter:
@@ -52,9 +59,13 @@ class StoreWriter:
         self.snapshot = snapshot
         self._tails = {name: _tail(path / name, name, document) for name, document in snapshot.arrays.items()}
         self._moments, self._sample = self._restore()
+        self._unsure = False
 
     def close(self) -> None:
         """Bring every array's own ``zarr.json`` up to the commit (for tools that open one array); free the lock."""
+        if self._unsure or not self.lock.held:
+            self.lock.release()
+            return
         try:
             for name, tail in self._tails.items():
                 write_atomically(self.path / name / ROOT_FILE, [json_bytes(_document(tail))])
@@ -65,8 +76,10 @@ class StoreWriter:
         """Commit one checked episode; afterwards ``snapshot`` includes it.
 
         Raises:
-            StorageError: the disk refused; neither the store nor this writer has changed.
+            StorageError: the disk refused, and neither the store nor this writer has changed; or this handle may not
+                write any more.
         """
+        self._require_sure()
         start = self.snapshot.num_steps
         length = len(streams["time_ns"])
         tails = dict(self._tails)
@@ -99,6 +112,7 @@ class StoreWriter:
         Raises:
             StorageError, DataError: as when writing and reading.
         """
+        self._require_sure()
         moments = {}
         for name in self._moments:
             tail = self._tails[f"data/{name}"]
@@ -127,10 +141,24 @@ class StoreWriter:
                 statistics[name] = {**moment.statistics(sample.rows[name]).to_dict(), "m2": moment.m2.tolist()}
         attributes = {**self.snapshot.attributes, "committed": dict(committed), "statistics": statistics}
         arrays = {name: _document(tail) for name, tail in tails.items()}
-        write_atomically(self.path / ROOT_FILE, [json_bytes(root_metadata(attributes, arrays))])
+        self._unsure = True
+        try:
+            write_atomically(self.path / ROOT_FILE, [json_bytes(root_metadata(attributes, arrays))])
+        except StorageError:
+            self._unsure = False
+            raise
         self.snapshot = replace(self.snapshot, attributes=attributes, arrays=arrays)
         self._tails, self._moments, self._sample = tails, moments, sample
+        self._unsure = False
         sync_folders([self.path])
+
+    def _require_sure(self) -> None:
+        """Refuse after a Ctrl-C inside the commit, when memory and disk may differ by one episode, and after a fork."""
+        if self._unsure or not self.lock.held:
+            why = "was interrupted inside a commit" if self._unsure else "belongs to the parent process"
+            raise StorageError(
+                explain(f"this handle on {self.path} {why}", mend="close it and open the store again with mode='a'")
+            )
 
     def _restore(self) -> tuple[dict[str, RunningMoments], RowSample]:
         """Running statistics as they stood at the commit: moments from the record, the sample from the data."""

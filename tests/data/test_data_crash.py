@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import zarr
 
-from robopolicy.data import durable, writer
-from robopolicy.data import store as store_module
+from robopolicy.data import durable, layout, writer
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, StorageError
 
@@ -28,9 +27,9 @@ KILLS = int(os.environ.get("ROBOPOLICY_KILLS", "8"))
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks and shards that an episode overruns, so that crashes also fall between two files of one array."""
-    monkeypatch.setattr(store_module, "COLUMN_CHUNK_ROWS", 64)
-    monkeypatch.setattr(store_module, "RECORD_CHUNK_BYTES", 128)
-    monkeypatch.setattr(store_module, "SHARD_FRAMES", 32)
+    monkeypatch.setattr(layout, "COLUMN_CHUNK_ROWS", 64)
+    monkeypatch.setattr(layout, "RECORD_CHUNK_BYTES", 128)
+    monkeypatch.setattr(layout, "SHARD_FRAMES", 32)
 
 
 def start_writer(path: Path) -> subprocess.Popen[str]:
@@ -232,3 +231,55 @@ def test_a_second_writer_is_refused_and_the_kernel_frees_the_lock_of_a_dead_one(
         process.wait()
         process.stdout.close()
     EpisodeStore.open(path, mode="a").close()
+
+
+def test_a_forked_child_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    store = data_toy.create(path)
+    ready, answer = os.pipe()
+    wait, go = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            store.append(data_toy.episode(store, 0))
+            verdict = b"wrote"
+        except StorageError as error:
+            verdict = b"refused" if "parent process" in str(error) else b"other"
+        os.write(answer, verdict)
+        os.close(go)
+        os.read(wait, 1)
+        os._exit(0)
+    try:
+        assert os.read(ready, 10) == b"refused"
+        store.append(data_toy.episode(store, 0))  # control: the parent still may
+        store.close()
+        EpisodeStore.open(path, mode="a").close()  # while the child lives on
+    finally:
+        os.close(go)
+        os.waitpid(child, 0)
+        for descriptor in (ready, answer, wait):
+            os.close(descriptor)
+
+
+def test_interrupted_inside_the_commit_the_handle_refuses_to_guess(tmp_path: Path) -> None:
+    """Ctrl-C between the rename and its bookkeeping: the episode is committed, and must not be overwritten."""
+    path = tmp_path / "s.zarr"
+    store = data_toy.create(path)
+    real = durable.write_atomically
+
+    def write(file: Path, parts: list[bytes]) -> None:
+        real(file, parts)
+        if file == path / "zarr.json":
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "write_atomically", write)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(data_toy.episode(store, 0))
+    with pytest.raises(StorageError, match=r"interrupted inside a commit.*open the store again"):
+        store.append(data_toy.episode(store, 1))
+    store.close()
+    with EpisodeStore.open(path, mode="a") as again:
+        data_toy.verify(again, [0])
+        again.append(data_toy.episode(again, 1))
+    data_toy.verify(EpisodeStore.open(path), [0, 1])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from robopolicy.data import store as store_module
+from robopolicy.data import layout
 from robopolicy.data.jpeg_codec import register_jpeg_codec
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError, StorageError, UnknownNameError
@@ -68,7 +68,7 @@ def test_jpeg_is_close_and_raw_is_exact(tmp_path: Path) -> None:
 
 def test_many_chunks_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("COLUMN_CHUNK_ROWS", 50), ("RECORD_CHUNK_BYTES", 100), ("SHARD_FRAMES", 16)):
-        monkeypatch.setattr(store_module, name, value)
+        monkeypatch.setattr(layout, name, value)
     store = fill(tmp_path / "s.zarr", 5)
     data_toy.verify(store, list(range(5)))
     whole = store.read("image/front")

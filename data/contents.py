@@ -1,0 +1,207 @@
+"""What can be read from a store: its description, its records, its streams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopolicy.data.codecs import JpegDecoder, decode_jpeg
+from robopolicy.data.columns import read_column
+from robopolicy.data.episode import StreamSpec
+from robopolicy.data.layout import ENDS, RECORDS, parse_column, parse_image
+from robopolicy.data.shard import ImageReader
+from robopolicy.data.snapshot import Snapshot
+from robopolicy.data.statistics import Statistics
+from robopolicy.data.zarr_fallback import ZarrImages, read_through_zarr
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
+
+__all__ = ["StoreContents"]
+
+
+class StoreContents:
+    """The episodes of one commit. Reading never changes anything on disk."""
+
+    def __init__(self, path: Path, snapshot: Snapshot):
+        """Nothing but the commit record has been read yet.
+
+        Args:
+            path: The store's folder.
+            snapshot: Its commit record.
+        """
+        self.path = path
+        self._show(snapshot)
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Stand on ``snapshot`` from now on and forget what was cached of another."""
+        self._snapshot = snapshot
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._readers: dict[tuple[str, JpegDecoder], ImageReader | ZarrImages] = {}
+        self._records: list[dict[str, Any]] | None = None
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """Card of the robot that the data are from."""
+        return self._snapshot.embodiment
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self._snapshot.attributes["task"])
+
+    @property
+    def fps(self) -> float:
+        """Rows per second."""
+        return float(self._snapshot.attributes["fps"])
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All attributes of the root group."""
+        return dict(self._snapshot.attributes)
+
+    @property
+    def streams(self) -> dict[str, StreamSpec]:
+        """Name -> dtype and shape without the time axis."""
+        entries = self._snapshot.attributes["streams"]
+        return {name: StreamSpec(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the recorded cameras."""
+        return tuple(self._snapshot.attributes["cameras"])
+
+    @property
+    def environment_state_names(self) -> tuple[str, ...]:
+        """Channel names of ``environment_state``."""
+        return tuple(self._snapshot.attributes["environment_state"])
+
+    @property
+    def num_episodes(self) -> int:
+        """Committed episodes."""
+        return self._snapshot.num_episodes
+
+    @property
+    def num_steps(self) -> int:
+        """Committed rows."""
+        return self._snapshot.num_steps
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over layout, embodiment and the committed episodes in order: data, labels and metadata."""
+        return str(self._snapshot.attributes["committed"]["content_hash"])
+
+    @property
+    def episode_ends(self) -> NDArray[np.int64]:
+        """int64 [E]: row after the last one of each episode."""
+        return self._column(ENDS).copy()
+
+    def statistics(self, stream: str) -> Statistics:
+        """Statistics of a low-dimensional stream over all committed rows.
+
+        Raises:
+            UnknownNameError: no such stream.
+            DataError: none were stored, or none exist (images, time, empty store).
+        """
+        spec = self._spec(stream)
+        entry = self._snapshot.attributes.get("statistics", {}).get(stream)
+        if entry is not None:
+            return Statistics.from_dict({k: v for k, v in entry.items() if k != "m2"})
+        if spec.dtype != "float32":
+            raise DataError(explain(f"no statistics are kept of '{stream}'", given=spec.dtype, allowed="float32"))
+        if not self.num_episodes:
+            raise DataError(explain(f"{self.path} has no episodes yet", mend="collect episodes first"))
+        raise DataError(
+            explain(
+                f"{self.path} has no statistics of '{stream}'",
+                mend="rebuild them: EpisodeStore.open(path, 'a').recompute_statistics()",
+            )
+        )
+
+    def info(self, index: int) -> dict[str, Any]:
+        """One episode: ``start``, ``stop`` (rows), ``length``, ``success``, ``language``, ``metadata``, ``sha256``.
+
+        Raises:
+            DataError: no such episode, or damaged records.
+        """
+        if not 0 <= index < self.num_episodes:
+            raise DataError(explain("no such episode", given=index, allowed=f"0 to {self.num_episodes - 1}"))
+        if self._records is None:
+            lines = self._column(RECORDS).tobytes().splitlines()
+            try:
+                self._records = [json.loads(line) for line in lines]
+            except ValueError as error:
+                raise DataError(explain(f"{self.path / RECORDS} is damaged: {error}")) from error
+        stop = int(self._column(ENDS)[index])
+        record = self._records[index]
+        return {**record, "start": stop - record["length"], "stop": stop}
+
+    def read(self, stream: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Rows ``start .. stop`` of a stream -> [stop - start, ...], a copy.
+
+        Low-dimensional streams are read once and then stay in RAM; frames are read from disk each time.
+
+        Raises:
+            UnknownNameError: no such stream.
+            ShapeError: rows that are not committed.
+            DataError: a damaged or missing file, named.
+        """
+        spec = self._spec(stream)
+        last = self.num_steps if stop is None else stop
+        if not 0 <= start <= last <= self.num_steps:
+            raise ShapeError(explain("no such rows", given=(start, last), allowed=f"0 to {self.num_steps}"))
+        if spec.image:
+            return self.images(stream.removeprefix("image/")).read(start, last)
+        return self.column(stream)[start:last].copy()
+
+    def column(self, stream: str) -> NDArray[Any]:
+        """A whole low-dimensional stream, resident in RAM, read-only [N, C] or [N].
+
+        Raises:
+            UnknownNameError, DataError: as :meth:`read`; also for images.
+        """
+        if self._spec(stream).image:
+            raise DataError(explain(f"'{stream}' is not low-dimensional", mend="use images() or read()"))
+        return self._column(f"data/{stream}")
+
+    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> ImageReader | ZarrImages:
+        """Random access to the frames of a camera: ``read(start, stop)`` and ``gather(rows, out)``.
+
+        Args:
+            camera: Name.
+            decode: JPEG decoder, see :mod:`robopolicy.data.torch_jpeg` for another.
+
+        Raises:
+            UnknownNameError: no such camera.
+        """
+        if camera not in self.cameras:
+            mend = suggest(camera, self.cameras)
+            raise UnknownNameError(explain("no such camera", given=repr(camera), allowed=self.cameras, mend=mend))
+        if (camera, decode) not in self._readers:
+            name = f"data/image/{camera}"
+            layout = parse_image(self._snapshot.arrays[name])
+            self._readers[camera, decode] = (
+                ZarrImages(self.path, name) if layout is None else ImageReader(self.path / name, layout, decode=decode)
+            )
+        return self._readers[camera, decode]
+
+    def _spec(self, stream: str) -> StreamSpec:
+        streams = self.streams
+        if stream not in streams:
+            mend = suggest(stream, streams)
+            raise UnknownNameError(explain("no such stream", given=repr(stream), allowed=list(streams), mend=mend))
+        return streams[stream]
+
+    def _column(self, name: str) -> NDArray[Any]:
+        if name not in self._columns:
+            layout = parse_column(self._snapshot.arrays[name])
+            if layout is not None:
+                values = read_column(self.path / name, layout, 0, layout.rows)
+            else:
+                values = read_through_zarr(self.path, name, self._snapshot.arrays[name]["shape"][0])
+            values.flags.writeable = False
+            self._columns[name] = values
+        return self._columns[name]
