@@ -99,6 +99,7 @@ class WindowDataset:
         self._action_offsets = np.arange(past, past + spec.prediction_horizon)
         self._low = {name: store.column(name) for name in ("state", "environment_state") if getattr(spec, name)}
         self._action, self._time = store.column("action"), store.column("time_ns")
+        self._language = {e: str(store.info(e)["language"]) for e in self.episodes.tolist()}
         self._frames: dict[str, FrameReader] = {}
         self._cached: dict[str, FrameCache] = {}
         self._plan_cache(default_cache_bytes() if cache_bytes is None else cache_bytes, decode)
@@ -122,7 +123,7 @@ class WindowDataset:
 
     def language_of(self, indices: NDArray[np.integer]) -> list[str]:
         """Instruction of each window, B of them."""
-        return [self.store.info(int(e))["language"] for e in self.episode_of(indices)]
+        return [self._language[e] for e in self.episode_of(indices).tolist()]
 
     def gather(self, indices: NDArray[np.integer]) -> dict[str, Any]:
         """A batch of windows, by index 0 .. len - 1 in any order.
