@@ -29,11 +29,11 @@ test: lint types unit wheel-smoke ## all that has to pass before a change is mer
 unit: setup ## tests, two at a time; those that need a core to themselves one after another
 	@mkdir -p build
 	@$(ENV) $(PYTEST) -n 2 --dist worksteal -m "not slow and not realtime" $(ARGS) | tee build/tests-parallel.log
-	@$(ENV) $(PYTEST) -m "realtime and not slow" $(ARGS) | tee build/tests-realtime.log
+	@$(ENV) { $(PYTEST) -m "realtime and not slow" $(ARGS) || [[ $$? -eq 5 ]]; } | tee build/tests-realtime.log
 
 test-slow: setup ## the tests that take minutes
 	@mkdir -p build
-	@$(ENV) $(PYTEST) -m slow --timeout 3600 $(ARGS) | tee build/tests-slow.log
+	@$(ENV) { $(PYTEST) -m slow --timeout 3600 $(ARGS) || [[ $$? -eq 5 ]]; } | tee build/tests-slow.log
 
 lint: setup ## style and format
 	@$(ENV) ruff check . && ruff format --check .

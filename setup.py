@@ -35,6 +35,7 @@ PACKAGES = packages_and_folders()
 setup(
     packages=sorted(PACKAGES),
     package_dir=PACKAGES,
+    include_package_data=False,  # only what stands below: the folders of YAML are data, not packages
     package_data={
         "robopolicy": ["py.typed"],
         "robopolicy.configs": ["**/*.yaml"],

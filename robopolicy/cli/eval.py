@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     from robopolicy.subject import find_subject
 
     subject = find_subject(config.policy, device=config.device, weights=config.weights)
-    home = Path(config.policy) / "eval" if subject.checkpoint else Path("runs") / subject.name
+    home = Path(config.policy) / "eval" if config.policy and subject.checkpoint else Path("runs") / subject.name
     out = Path(config.out) if config.out else home
     points = len(config.latency_ms) if isinstance(config.latency_ms, tuple) else 1
     done = won = 0
