@@ -25,20 +25,20 @@ from robopolicy.errors import DeployError
 from robopolicy.protocols import RobotDriver
 from robopolicy.types import ActionChunk, RobotState, Setpoint
 
-__all__ = ["Arm", "TargetingDriver"]
+__all__ = ["Arm", "StreamingDriver"]
 
 Vector = NDArray[np.float64]
 REST_TICKS = 5
 
 
-class TargetingDriver(RobotDriver, Protocol):
-    """A driver that also knows what the controller commands its motors to."""
+class StreamingDriver(RobotDriver, Protocol):
+    """A driver that is told what its setpoints are for; most ignore it.
+
+    Attributes:
+        flags: Flags of the next setpoints, see :mod:`robopolicy.deploy.records`.
+    """
 
     flags: int
-
-    def target(self) -> RobotState | None:
-        """Position and velocity that the motors are commanded to, or None before contact."""
-        ...
 
 
 class Arm:
@@ -56,7 +56,7 @@ class Arm:
         epoch: Number of the present run; chunks of other epochs are refused.
     """
 
-    def __init__(self, card: Embodiment, executor: Executor, driver: TargetingDriver, bus: Bus, config: DeployConfig):
+    def __init__(self, card: Embodiment, executor: Executor, driver: StreamingDriver, bus: Bus, config: DeployConfig):
         self._card, self._executor, self._driver, self._bus, self._config = card, executor, driver, bus, config
         self._kinematics = Kinematics(card)
         self._tick_s, self._tick_ns = card.tick_s, round(card.tick_s * 1e9)
@@ -68,7 +68,7 @@ class Arm:
         self._events_done = 0
         self._intake = ChunkIntake(bus.mailbox, card, config)
         self._recorder = TickRecorder(bus.ring("state"))
-        self._overruns = 0
+        self._overruns, self._late = 0, False
         self._measured: RobotState | None = None
         self._command: Vector | None = None
         self._step = np.zeros(len(card.joints))
@@ -90,10 +90,11 @@ class Arm:
         self._watch(due_ns)
         lead_ns = due_ns + self._lookahead_ns - self._tick_ns
         self._take_chunk(due_ns, lead_ns)
-        tick = self._move(due_ns, lead_ns) if self.state.streaming or self._braking_fault else None
+        tick = self._move(due_ns, late_ns, lead_ns) if self.state.streaming or self._braking_fault else None
         if tick is not None:
             self._after(tick, due_ns, lead_ns)
         self._publish(due_ns, late_ns, tick)
+        self._late = self._late and late_ns > self._tick_ns
 
     def event(self, name: str, now_ns: int) -> Outcome:
         """Apply one event. -> what became of it."""
@@ -111,16 +112,11 @@ class Arm:
         return outcome
 
     def overrun(self, now_ns: int) -> None:
-        """This process slept through its lookahead: the robot has braked by itself, so go on from where it is."""
-        self._overruns += 1
-        if self.state.moving or self.state in (State.PAUSED, State.STOPPING):
-            self._read(now_ns)
-            target = self._driver.target()
-            if target is not None:
-                self._executor.reset(target)
-                self._executor.request_stop()
-                self._command = None
+        """A tick began after its setpoint's time: the robot has had a gap, so stop as planned."""
+        if not self._late:
+            self._overruns += 1
             self.event("overrun", now_ns)
+        self._late = True
 
     def close(self) -> None:
         """Hold, and let go of the robot."""
@@ -143,7 +139,7 @@ class Arm:
         elif event in ("stop", "pause", "estop"):
             self._reason = "estop" if event == "estop" else "operator"
         if state is State.HOLD and before is State.ARMED:
-            self._reseed(self._measured)
+            self._reseed()
             self._reason = self._message = ""
         elif state is State.ALIGNING:
             self.epoch += 1
@@ -246,18 +242,20 @@ class Arm:
             return self._command.copy()
         return np.asarray(self._kinematics.tcp_state(self._command), float)
 
-    def _reseed(self, state: RobotState | None) -> None:
+    def _reseed(self) -> None:
+        state = self._measured
         assert state is not None
         self._command, self._step = None, np.zeros_like(self._step)
         self._executor.reset(RobotState(state.time_ns, state.position, np.zeros_like(state.position)))
 
-    def _move(self, due_ns: int, lead_ns: int) -> Tick | None:
+    def _move(self, due_ns: int, late_ns: int, lead_ns: int) -> Tick | None:
         if self._measured is None:
             return None
         tick = self._executor.tick(self._measured, lead_ns)
         flags = FLAG_RUNNING if self.state is State.RUNNING else 0
         self._driver.flags = flags | (FLAG_MOVING if self.state is not State.HOLD else 0)
-        self._driver.command(Setpoint(due_ns + self._lookahead_ns, tick.setpoint.position), due_ns)
+        if late_ns < self._lookahead_ns:
+            self._driver.command(Setpoint(due_ns + self._lookahead_ns, tick.setpoint.position), due_ns + late_ns)
         position = np.asarray(tick.setpoint.position, float)
         step = np.zeros_like(self._step) if self._command is None else (position - self._command) / self._tick_s
         self._velocity_step = float((np.abs(step - self._step) / (self._acceleration * self._tick_s)).max())

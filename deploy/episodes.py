@@ -174,6 +174,8 @@ def kill_test(daemon: Daemon, *, split: str, index: int, after_s: float = 1.0) -
     os.kill(moving["processes"]["worker"]["pid"], signal.SIGKILL)
     killed_s = time.monotonic()
     stopped = daemon.wait(lambda s: s["state"] not in (*MOVING, "STOPPING"), what="the stop", timeout_s=20.0)
+    # The robot still has a lookahead of setpoints to play when the loop has come to rest.
+    daemon.wait(lambda s: s["report"]["at_rest"], what="the robot to rest", timeout_s=5.0)
     seconds = time.monotonic() - killed_s
     snapshot = daemon.request("snapshot")["order"]
     final = daemon.wait(lambda s: s["report"]["done"] >= snapshot, what="the robot's report")

@@ -3,8 +3,9 @@
 ``python -m robopolicy.deploy.realtime RUN_DIR PARENT_PID`` is started by the supervisor.
 
 The grid never slips: tick k is due at ``start + k * tick``. A tick that begins late but still before its setpoint is
-due at the robot is computed as if it had been in time, so the robot sees no difference; ticks whose time has passed are
-skipped, never sent in a burst.
+due at the robot is computed as if it had been in time, so the robot sees no difference. A setpoint whose time has
+passed is computed but not sent: nothing is ever sent in a burst, and when the arm has to stop for such an overrun, the
+stop began when it should have.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from robopolicy.schema import build
 
 __all__ = ["build_arm", "control_config", "main", "run_loop"]
 
+MOST_TICKS_BEHIND = 100
 LEAVE_S = 3.0
 """A loop that is told to end gives up waiting for rest after this long."""
 
@@ -65,9 +67,10 @@ def run_loop(arm: Arm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, shou
         now_ns = clock.now_ns()
         late_ns = now_ns - due_ns
         if late_ns >= lookahead_ticks * tick_ns:
-            due_ns += late_ns // tick_ns * tick_ns
             arm.overrun(now_ns)
-            late_ns = now_ns - due_ns
+        if late_ns > MOST_TICKS_BEHIND * tick_ns:
+            # Suspended or worse: the robot has long stopped by its own watchdog; there is nothing left to follow.
+            due_ns += late_ns // tick_ns * tick_ns
         reason = should_leave(now_ns)
         if reason and not leave_ns:
             leave_ns = now_ns + round(LEAVE_S * 1e9)

@@ -24,7 +24,6 @@ from robopolicy.deploy.monitor import Monitor, report_of
 from robopolicy.deploy.process import ParentWatch
 from robopolicy.deploy.records import Layout
 from robopolicy.deploy.state_machine import OPERATOR_EVENTS
-
 from robopolicy.errors import DeployError, explain
 from robopolicy.seeding import SPLITS
 
@@ -104,7 +103,7 @@ class Supervisor:
         answers = {
             "status": self._status,
             "episode": lambda: {"episode": self.monitor.episode(), "report": report_of(self._bus)},
-            "begin_episode": lambda: self.monitor.begin_episode() or {},
+            "begin_episode": self._begin_episode,
             "snapshot": lambda: {"order": self._bus.post_command("snapshot")},
             "restart_worker": self._restart_worker,
             "shutdown": self._shutdown,
@@ -163,6 +162,10 @@ class Supervisor:
             "scene": self.monitor.scene(),
             "report": report_of(self._bus),
         }
+
+    def _begin_episode(self) -> dict[str, Any]:
+        self.monitor.begin_episode()
+        return {}
 
     def _restart_worker(self) -> dict[str, Any]:
         worker = self._children["worker"]

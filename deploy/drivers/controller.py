@@ -10,9 +10,10 @@ lookahead time does on a UR, or the extrapolation of lost packets on a Franka) a
     controller         T(n)     plays the line between the two setpoints around T(n)
 
 The two clocks tick at the same rate with any phase. With a lookahead of L ticks the sender may be late by up to
-(L - 1) ticks without a gap: 20 ms for L = 3 at 100 Hz. When the setpoint for T(n) is truly absent, the controller
-brakes along its last velocity within the acceleration limit, and counts the tick as missing if the arm was RUNNING.
-After ``watchdog_s`` without any setpoint it latches a fault.
+(L - 1) ticks without a gap: 40 ms for the default of L = 5 at 100 Hz, the order of ``servoj``'s lookahead time
+(0.03 s to 0.2 s). When the setpoint for T(n) is truly absent, the controller brakes along its last velocity within the
+acceleration limit, and counts the tick as missing if the arm was RUNNING; when setpoints come again it rejoins their
+path within that limit. After ``watchdog_s`` without any setpoint it latches a fault.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class SetpointCheck:
         joints = card.joints
         self._lower, self._upper = joints.lower, joints.upper
         self._limits = {kind: joints.limit(f"max_{kind}") for kind in ("velocity", "acceleration", "jerk")}
-        self._jump, self._tolerance = jump, tolerance
+        self._jump, self._tolerance, self._tick_s = jump, tolerance, card.tick_s
         self.reset_counts()
         self.restart(None)
 
@@ -78,24 +79,29 @@ class SetpointCheck:
         elif time_ns <= self._time_ns:
             return self._count({"order": 1.0})
         else:
-            found |= self._differences((time_ns - self._time_ns) / 1e9, position)
+            dt = (time_ns - self._time_ns) / 1e9
+            found |= self._differences(dt, position)
         self._time_ns = time_ns
         return self._count(found)
 
     def _differences(self, dt: float, position: Vector) -> dict[str, float]:
         """Backward differences up to the third; each order appears once enough setpoints have been seen."""
         found = {}
+        hole = dt > 1.5 * self._tick_s
         fresh: list[tuple[float, Vector]] = [(dt, position.copy())]
         for kind, (_, before) in zip(self._limits, self._derivatives, strict=False):
             rate = (fresh[-1][1] - before) / dt
             # Rounding of the positions (about 1e-15) grows by 1 / dt with each order.
             noise = 1e-14 / dt ** len(fresh)
             over = np.abs(rate) / (self._limits[kind] + noise)
+            if hole and kind != "velocity":
+                break
             self.worst[kind] = max(self.worst[kind], float(over.max()))
             if over.max() > 1 + self._tolerance:
                 found[kind] = float(over.max())
             fresh.append((dt, rate))
-        self._derivatives = fresh[:3]
+        # Across a hole only the mean velocity is known; the gap itself is counted by the controller.
+        self._derivatives = fresh[: 1 if hole else 3]
         return found
 
     def _count(self, found: dict[str, float]) -> list[str]:
@@ -135,12 +141,15 @@ class RobotController:
         self._flags = FLAG_END
         self.reset(self.target)
 
+    _wanted: Vector | None
+    _end_ns: int | None
+
     def reset(self, standing: Vector) -> None:
         """The scene was set anew and the arm stands at ``standing`` [J]: all counts and the stream begin again."""
         self._buffer.clear()
         self.target, self.velocity = standing.copy(), np.zeros_like(standing)
-        self._flags, self._blend, self._returning = FLAG_END, False, False
-        self.fault = False
+        self._flags, self._blend, self._wanted = FLAG_END, False, None
+        self.fault, self._end_ns = False, None
         self.received = self.missing = self.gaps = self.running = self.late = self.watchdog_stops = 0
         self._last_received_ns = 0
         self._was_missing = False
@@ -159,8 +168,9 @@ class RobotController:
         position, time_ns, flags = np.array(record["position"], float), int(record["time_ns"]), int(record["flags"])
         self._last_received_ns = now_ns
         if flags & FLAG_END:
-            self._flags = FLAG_END
+            self._end_ns = time_ns
             return []
+        self._end_ns = None
         if self._flags & FLAG_END:
             self.check.restart(self.target)
             self._buffer.clear()
@@ -175,12 +185,14 @@ class RobotController:
     def play(self, time_ns: int, now_ns: int) -> Vector:
         """What the motors are commanded to at ``time_ns``. -> [J]."""
         before = self.target
+        if self._end_ns is not None and time_ns >= self._end_ns:
+            self._flags, self._end_ns = FLAG_END, None
         found = None if self.fault else self._sample(time_ns)
         running = bool(self._flags & FLAG_RUNNING) and not self.fault
         self.running += running
         if found is not None:
             self._was_missing = False
-            self.target = self._return_to(found) if self._blend else found
+            self.target = self._rejoin(found) if self._blend else found
             self.velocity = (self.target - before) / self._tick_s
             return self.target
         if running:
@@ -188,8 +200,7 @@ class RobotController:
             self.gaps += not self._was_missing
             self._was_missing = True
         if not self._flags & FLAG_END and self._buffer:
-            self._blend, self._returning = True, False
-            self.check.restart(None)
+            self._blend, self._wanted = True, None
         self._brake()
         silent = now_ns - self._last_received_ns
         if not self._flags & FLAG_END and silent > self._watchdog_ns and not self.fault:
@@ -215,15 +226,18 @@ class RobotController:
         x = (time_ns - t0) / (t1 - t0)
         return q0 + x * (q1 - q0)
 
-    def _return_to(self, wanted: Vector) -> Vector:
-        """After a gap the arm comes to rest, then goes back to the stream at no more than its rated speed."""
-        if np.abs(self.velocity).max() > 1e-9 and not self._returning:
-            self._brake()
-            return self.target
-        self._returning = True
-        step = self._max_velocity * self._tick_s
-        moved = self.target + np.clip(wanted - self.target, -step, step)
-        self._blend = bool(np.abs(wanted - moved).max() > 1e-9)
+    def _rejoin(self, wanted: Vector) -> Vector:
+        """After a gap: back to the stream without exceeding the rated acceleration and speed."""
+        error = wanted - self.target
+        stream = np.zeros_like(error) if self._wanted is None else (wanted - self._wanted) / self._tick_s
+        closing = np.sign(error) * np.minimum(np.abs(error) / self._tick_s, np.sqrt(self._acceleration * np.abs(error)))
+        slew = self._acceleration * self._tick_s
+        velocity = self.velocity + np.clip(stream + closing - self.velocity, -slew, slew)
+        velocity = np.clip(velocity, -self._max_velocity, self._max_velocity)
+        moved = self.target + velocity * self._tick_s
+        self._wanted = wanted
+        close = np.abs(wanted - moved) < 0.1 * slew * self._tick_s
+        self._blend = not bool((close & (np.abs(velocity - stream) <= slew)).all())
         return moved
 
     def _brake(self) -> None:

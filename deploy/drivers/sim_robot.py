@@ -75,32 +75,22 @@ class SimRobotDriver:
             bool(record["fault"]),
         )
 
-    def target(self) -> RobotState | None:
-        """What the robot's controller commands its motors to now, as position and velocity; None before contact."""
-        if self._record is None:
-            return None
-        record = self._record
-        return RobotState(
-            int(record["time_ns"]),
-            np.array(record["target"]),
-            np.array(record["target_velocity"]),
-            bool(record["fault"]),
-        )
-
     def command(self, setpoint: Setpoint, t_ns: int) -> None:
         """Send one limited setpoint."""
         self._send(setpoint, t_ns, self.flags & (FLAG_RUNNING | FLAG_MOVING))
         self._streaming, self._last = True, setpoint
 
     def hold(self) -> None:
-        """End the stream on purpose; the robot keeps its last target, powered."""
+        """End the stream on purpose after its last setpoint; the robot keeps it, powered."""
         if self._streaming and self._last is not None:
             self._send(self._last, monotonic_ns(), FLAG_END)
         self._streaming = False
 
     def stop(self) -> None:
-        """Have the robot brake by its own means and hold: its controller brakes when a stream ends in motion."""
-        self.hold()
+        """Have the robot forget what is under way, brake by its own means, and hold."""
+        if self._streaming and self._last is not None:
+            self._send(Setpoint(0, self._last.position), monotonic_ns(), FLAG_END)
+        self._streaming = False
 
     def __enter__(self) -> Self:
         return self

@@ -31,7 +31,7 @@ class FakeDriver:
         self.clock, self.flags = clock, 0
         self.position, self.velocity = CARD.home_position.copy(), np.zeros(len(CARD.joints))
         self.check = SetpointCheck(CARD)
-        self.sent, self.stops, self.holds = [], 0, 0
+        self.sent, self.when, self.stops, self.holds = [], [], 0, 0
         self.fault = self.frozen = False
         self.seen = 0
 
@@ -44,9 +44,6 @@ class FakeDriver:
             raise DeployError("the robot's clock stands still")
         return RobotState(self.clock.now_ns(), self.position.copy(), self.velocity.copy(), self.fault)
 
-    def target(self):
-        return self.read()
-
     def command(self, setpoint, t_ns):
         if not self.sent:
             self.check.restart(self.position)
@@ -54,6 +51,7 @@ class FakeDriver:
         self.velocity = (setpoint.position - self.position) / CARD.tick_s
         self.position = np.array(setpoint.position)
         self.sent.append(setpoint)
+        self.when.append(t_ns)
 
     def hold(self):
         self.holds += 1
@@ -158,7 +156,7 @@ def test_a_chunk_is_followed_at_the_time_it_was_meant_for():
     rig.step(40)
     assert rig.arm.state is State.RUNNING
     assert rig.clean()
-    # After 41 ticks the setpoint for t0 + 44 ticks has been sent; the path is 0.06 m over 75 ticks, less the start.
+    # The last setpoint sent is one lookahead ahead; the path is 0.06 m over 75 ticks, less the start.
     sent = rig.driver.sent[-1]
     expected = 0.06 * (sent.time_ns - t0) / (15 * DT)
     assert rig.x() == pytest.approx(expected, abs=0.004)
@@ -324,7 +322,7 @@ def test_the_loop_keeps_its_grid_and_leaves_at_rest():
         rig.arm,
         rig.clock,
         tick_ns=TICK,
-        lookahead_ticks=3,
+        lookahead_ticks=5,
         should_leave=lambda now: "stop" if len(ticks) > 30 else "",
     )
     assert set(np.diff(ticks)) == {TICK}
@@ -332,7 +330,7 @@ def test_the_loop_keeps_its_grid_and_leaves_at_rest():
     assert rig.clean()
 
 
-def test_an_overrun_skips_ticks_and_stops():
+def test_an_overrun_sends_no_burst_and_stops_within_all_limits():
     rig = running()
     rig.step(20)
     ticks = []
@@ -350,10 +348,14 @@ def test_an_overrun_skips_ticks_and_stops():
         rig.bus.heartbeat.beat("worker", now)
         return "stop" if len(ticks) > 60 else ""
 
-    rig.arm.step, inner = lambda due, late: (ticks.append((due, late)), inner(due, late))[1], rig.arm.step
-    run_loop(rig.arm, clock, tick_ns=TICK, lookahead_ticks=3, should_leave=beat)
-    gaps = np.diff([due for due, _ in ticks]) // TICK
-    assert gaps.max() == 9  # skipped, not sent in a burst
+    rig.arm.step, inner = lambda due, late: (ticks.append(due), inner(due, late))[1], rig.arm.step
+    run_loop(rig.arm, clock, tick_ns=TICK, lookahead_ticks=rig.config.lookahead_ticks, should_leave=beat)
+    assert set(np.diff(ticks)) == {TICK}  # every tick of the grid is computed
+    gaps = np.diff([s.time_ns for s in rig.driver.sent]) // TICK
+    assert gaps.max() == 9 - rig.config.lookahead_ticks + 1  # those whose time had passed were not sent
     assert (gaps == 1).sum() == len(gaps) - 1
+    assert all(s.time_ns > sent for s, sent in zip(rig.driver.sent, rig.driver.when, strict=True))
     assert rig.arm.state is State.HOLD
+    assert rig.reason == "overrun"
     assert int(rig.record()["overruns"]) == 1
+    assert rig.clean()
