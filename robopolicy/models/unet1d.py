@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,8 @@ class FilmUNet1d(nn.Module):
         film = iter(films)
         h = x.transpose(1, 2)  # [B, A, Tp]
         skips: list[Tensor] = []
-        for level, (first, second) in enumerate(self.down_blocks):
+        for level, blocks in enumerate(self.down_blocks):
+            first, second = cast(nn.ModuleList, blocks)
             h = second(first(h, next(film)), next(film))
             if level:  # the published network concatenates every level's skip but the first
                 skips.append(h)
@@ -140,7 +142,8 @@ class FilmUNet1d(nn.Module):
                 h = self.downsample[level](h)
         for middle in self.middle:
             h = middle(h, next(film))
-        for (first, second), upsample in zip(self.up_blocks, self.upsample, strict=True):
+        for blocks, upsample in zip(self.up_blocks, self.upsample, strict=True):
+            first, second = cast(nn.ModuleList, blocks)
             h = torch.cat([h, skips.pop()], dim=1)
             h = upsample(second(first(h, next(film)), next(film)))
         return self.head(h).transpose(1, 2)

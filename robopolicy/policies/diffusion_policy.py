@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -203,7 +203,7 @@ class DiffusionPolicy(nn.Module):
         device = x0.device
         step = torch.randint(0, self.config.schedule.train_steps, (len(x0),), generator=rng, device=device)
         noise = torch.randn(x0.shape, generator=rng, device=device)
-        x_t = self.scheduler.add_noise(x0, noise, step)
+        x_t = self.scheduler.add_noise(x0, noise, cast(torch.IntTensor, step))
         output = self.unet(x_t, step, condition)
         alpha_bar = self.alphas_cumprod[step][:, None, None]
         squared = (output.float() - target(self.config.schedule.prediction, x0, noise, alpha_bar)).square()

@@ -35,7 +35,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's state by parameter name: ``<parameter>/<exp_avg | exp_avg_sq | step>``."""
-    names = {p: n for n, p in module.named_parameters()}
+    names: dict[Any, str] = {p: n for n, p in module.named_parameters()}
     return {
         f"{names[p]}/{key}": value if torch.is_tensor(value) else torch.tensor(value)
         for p, state in optimizer.state.items()
@@ -61,8 +61,8 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
             explain("optimiser state of other parameters", given=differ, mend="resume the same recipe")
         )
     for name, entries in state.items():
-        parameter = parameters[name]
-        optimizer.state[parameter] = {
-            k: v.clone() if k == "step" else v.to(parameter.device, parameter.dtype, copy=True)
+        owner = parameters[name]
+        optimizer.state[owner] = {
+            k: v.clone() if k == "step" else v.to(owner.device, owner.dtype, copy=True)
             for k, v in entries.items()
         }

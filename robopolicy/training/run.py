@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -225,7 +225,7 @@ def _trainer(job: _Job, index: int, name: str, stage: Stage, log: RunLog, interr
     if stage.initialize_from is not None:
         _initialize(policy, job, stage.initialize_from)
     policy.to(accelerator.device)
-    spec = _window_spec(policy.spec, store)
+    spec = _window_spec(cast(PolicySpec, policy.spec), store)
     training, held_out = train_val_episodes(store.num_episodes, stage.validation.fraction, recipe.seed)
     windows = WindowDataset(store, spec, episodes=training)
     validation, indices = _validation(store, spec, held_out, stage, recipe.seed)
