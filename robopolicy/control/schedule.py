@@ -69,6 +69,8 @@ class ChunkSchedule:
         if len(self.layout.rotation):
             margin[self.layout.position] = self.config.workspace_margin_m
         self._lower, self._upper = action.lower + margin, action.upper - margin
+        # Clamping single entries of a rotation would turn it.
+        self._lower[self.layout.rotation], self._upper[self.layout.rotation] = -np.inf, np.inf
         self._tail_ns = round(self.config.stop_tail_knots * self._dt_s * 1e9)
         self._nearest_ns = round(0.5e9 * embodiment.tick_s)
         self._blend_ns = round(self.config.blend_knots * self._dt_s * 1e9)

@@ -15,13 +15,14 @@ LIMITS = st.tuples(st.floats(0.03, 10.0), st.floats(0.03, 30.0), st.floats(0.1, 
 )
 
 
+@settings(derandomize=True, deadline=None)
 @given(v=st.floats(0.0, 1e4), J=st.floats(1e-3, 1e3))
 def test_ramp_inverse_inverts_the_ramp_sum(v: float, J: float) -> None:
     x = ramp_inverse(v, J)
     assert math.isclose(x + ramp_rest(x, J), v, rel_tol=1e-9, abs_tol=1e-12)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, derandomize=True, deadline=None)
 @given(limits=LIMITS, v=SHARE, a=SHARE)
 def test_brake_comes_to_exact_rest_within_limits(limits: tuple[float, float, float], v: float, a: float) -> None:
     J, A, V = limits
@@ -37,7 +38,7 @@ def test_brake_comes_to_exact_rest_within_limits(limits: tuple[float, float, flo
     assert (v, a) == (0.0, 0.0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, derandomize=True, deadline=None)
 @given(limits=LIMITS, v=SHARE, a=SHARE)
 def test_extent_in_closed_form_equals_stepping(limits: tuple[float, float, float], v: float, a: float) -> None:
     J, A, V = limits
@@ -50,7 +51,7 @@ def test_extent_in_closed_form_equals_stepping(limits: tuple[float, float, float
     assert abs(final - path[-1]) <= scale
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(limits=LIMITS, v=SHARE, a=SHARE)
 def test_reach_bound_is_never_short(limits: tuple[float, float, float], v: float, a: float) -> None:
     J, A, V = limits

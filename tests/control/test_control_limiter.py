@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from robopolicy.control.channel import ChannelLimiter
@@ -84,7 +84,7 @@ def history(channel: ChannelLimiter) -> list[float]:
     return [p - 2 * v + a, p - v, p]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(channels())
 def test_no_request_sequence_breaks_a_channel(case: tuple) -> None:
     channel, limits, sequence = case
@@ -95,7 +95,7 @@ def test_no_request_sequence_breaks_a_channel(case: tuple) -> None:
     assert breaches(np.array(sent)[:, None], *limits) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(channels())
 def test_stop_is_possible_at_any_moment(case: tuple) -> None:
     channel, limits, sequence = case
@@ -110,15 +110,17 @@ def test_stop_is_possible_at_any_moment(case: tuple) -> None:
     assert breaches(np.array(sent)[:, None], *limits) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(channels(), st.floats(0.0, 1.0))
 def test_channel_converges_to_a_constant_target_without_oscillation(case: tuple, where: float) -> None:
     channel, (lower, upper, velocity, acceleration, jerk, tick_s), _ = case
-    target = lower + where * (upper - lower)
+    target = min(lower + where * (upper - lower), upper)
     # Travel at full speed, two changes of speed, two of acceleration, twice over.
     enough_s = 2 * ((upper - lower) / velocity + 2 * velocity / acceleration + 4 * (velocity / jerk) ** 0.5)
+    ticks = int(enough_s / tick_s) + 60
+    assume(ticks < 4000)
     errors = []
-    for _ in range(int(enough_s / tick_s) + 60):
+    for _ in range(ticks):
         channel.commit(channel.propose(target)[0])
         errors.append(channel.p - target)
         if errors[-5:] == [0.0] * 5:
@@ -166,7 +168,7 @@ def test_transparency_check_notices_a_slower_limit(panda: Embodiment) -> None:
     assert any((sent != request).any() for sent, request in pairs)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_no_request_sequence_breaks_the_arm(panda: Embodiment, data: st.DataObject) -> None:
     limiter = SafetyLimiter(panda)
@@ -188,9 +190,9 @@ def test_arm_stays_in_the_workspace_and_settles_at_its_face(panda: Embodiment) -
     limiter, kinematics = SafetyLimiter(panda), Kinematics(panda)
     home = panda.home_position
     down = home.copy()
-    down[[1, 3]] += 1.4, 0.8  # the shoulder leans forward, the elbow opens: the hand goes through the table
+    down[[1, 5]] += 1.4, 1.0  # the shoulder leans forward, the wrist turns down: the hand goes through the table
     outside = kinematics.positions(down[None, kinematics.arm])[0]
-    assert outside[2] < -0.2
+    assert outside[2] < -0.03
     heights, moved, seen = [], [], 0
     for tick in range(600):
         before = limiter.command
@@ -199,7 +201,7 @@ def test_arm_stays_in_the_workspace_and_settles_at_its_face(panda: Embodiment) -
         moved.append(np.abs(sent - before).max())
         seen |= verdict.bits
     assert min(heights) >= 0.0
-    assert heights[-1] < 0.05
+    assert heights[-1] < 0.02
     assert max(moved[-100:]) < 1e-3
     assert seen & Limit.WORKSPACE
     back, verdict = limiter.apply(home, measured(limiter, 600), TICK_S)
