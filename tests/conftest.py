@@ -8,9 +8,9 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-from hypothesis import settings
+from hypothesis import settings  # noqa: E402
 
-from robopolicy.sim.gl import choose_backend
+from robopolicy.sim.gl import choose_backend  # noqa: E402
 
 choose_backend()
 
