@@ -212,7 +212,7 @@ class Executor:
         self._last_ns = now_ns
         self._committed_ns = now_ns + self._tick_ns
 
-    def _joints(self, reference: NDArray[np.floating], target_ns: int) -> NDArray[np.float64]:
+    def _joints(self, reference: NDArray[np.floating], target_ns: int) -> NDArray[np.floating]:
         """[J] request for a reference [A]."""
         if not self._cartesian:
             return reference
@@ -259,6 +259,6 @@ class Executor:
             counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
 
 
-def _cross(x: NDArray[np.floating], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _cross(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
     (a, b, c), (d, e, f) = x.tolist(), y.tolist()
     return np.array([b * f - c * e, c * d - a * f, a * e - b * d])

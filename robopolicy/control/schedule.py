@@ -213,7 +213,7 @@ class ChunkSchedule:
         return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad)
 
 
-def _turn_rad(before: NDArray[np.floating], after: NDArray[np.float64]) -> float:
+def _turn_rad(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
     """Angle between two orthonormal 6-D rotations."""
     a, b = before.reshape(2, 3), after.reshape(2, 3)
     trace = float((a * b).sum() + np.cross(a[0], a[1]) @ np.cross(b[0], b[1]))

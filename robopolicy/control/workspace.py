@@ -75,5 +75,5 @@ class WorkspaceGuard:
         return self._kinematics.positions(joints)
 
     @staticmethod
-    def _inside(points: NDArray[np.floating], box: NDArray[np.float64]) -> bool:
+    def _inside(points: NDArray[np.floating], box: NDArray[np.floating]) -> bool:
         return bool((points >= box[0]).all() and (points <= box[1]).all())
