@@ -32,9 +32,9 @@ class ActionNoise:
         low_share: Share of it left at the table, where a grasp would not succeed otherwise.
     """
 
-    position_m: float = 0.006
+    position_m: float = 0.005
     rotation_rad: float = 0.02
-    correlation_s: float = 0.15
+    correlation_s: float = 0.2
     height_m: float = 0.12
     low_share: float = 0.25
 

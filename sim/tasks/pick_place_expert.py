@@ -54,10 +54,10 @@ class ExpertMotion:
     """
 
     speed_m_s: float = 0.40
-    acceleration_m_s2: float = 1.5
+    acceleration_m_s2: float = 1.2
     gain_hz: float = 5.0
     yaw_speed_rad_s: float = 1.6
-    yaw_acceleration_rad_s2: float = 8.0
+    yaw_acceleration_rad_s2: float = 5.0
     yaw_gain_hz: float = 4.0
     clearance_m: float = 0.10
     slope: float = 2.5
@@ -128,13 +128,13 @@ class PickPlaceExpert:
             embodiment=embodiment,
             observation_horizon=1,
             action_horizon=1,
-            prediction_horizon=1,
+            prediction_horizon=2,
             environment_state=len(environment_state_names),
         )
 
     @property
     def spec(self) -> PolicySpec:
-        """One observation in, one action out."""
+        """One observation in; one action and the one expected after it out."""
         return self._spec
 
     def act(
@@ -145,7 +145,7 @@ class PickPlaceExpert:
         prefix: ActionChunk | None = None,
         goal: Any = None,
     ) -> ActionChunk:
-        """One absolute TCP target for the next control step; ``rng``, ``prefix`` and ``goal`` are not used."""
+        """The TCP target of the next control step, and a look ahead; ``rng``, ``prefix``, ``goal`` are not used."""
         assert observation.environment_state is not None
         motion, now_ns = self.motion, int(observation.time_ns[-1])
         seen = self._read(observation.state[-1], observation.environment_state[-1])
@@ -157,11 +157,14 @@ class PickPlaceExpert:
         position = last.position + velocity * self._dt_s
         yaw = last.yaw + yaw_rate * self._dt_s
         self._last = _Reference(now_ns + round(self._dt_s * 1e9), position, velocity, yaw, yaw_rate)
-        values = np.empty(len(self._spec.embodiment.action))
-        values[self._action_position] = position
-        values[self._action_rotation] = _pointing_down(yaw)
-        values[self._action_gripper] = gripper
-        return ActionChunk(values[None], now_ns, self._dt_s, self._spec.embodiment.hash)
+        # the second row goes on with the same acceleration; without it the path through single knots would wobble
+        values = np.empty((2, len(self._spec.embodiment.action)))
+        values[0, self._action_position], values[0, self._action_rotation] = position, _pointing_down(yaw)
+        ahead = position + (2 * velocity - last.velocity) * self._dt_s
+        yaw_ahead = yaw + (2 * yaw_rate - last.yaw_rate) * self._dt_s
+        values[1, self._action_position], values[1, self._action_rotation] = ahead, _pointing_down(yaw_ahead)
+        values[:, self._action_gripper] = gripper
+        return ActionChunk(values, now_ns, self._dt_s, self._spec.embodiment.hash, horizon=1)
 
     def _continue(self, seen: _Scene, now_ns: int) -> _Reference:
         """The last reference, leaked towards the measured pose; the measured pose at rest when there is none."""

@@ -68,4 +68,4 @@ def test_streams_follow_the_contract(tmp_path):
 def test_bad_noise_is_refused():
     with pytest.raises(ConfigError, match="action_noise"):
         ActionNoise(position_m=-0.1)
-    assert dataclasses.asdict(ActionNoise())["position_m"] == 0.006
+    assert dataclasses.asdict(ActionNoise())["position_m"] == 0.005
