@@ -33,7 +33,7 @@ class DeployConfig:
     """Every tunable of the daemon (``configs/deploy/*.yaml``)."""
 
     lookahead_ticks: int = setting(
-        "setpoints are sent this many ticks ahead; being late by one tick less is harmless", default=5, ge=1, le=10
+        "setpoints are sent this many ticks ahead; being late by one tick less is harmless", default=6, ge=1, le=10
     )
     realtime_priority: int = setting("SCHED_FIFO priority of the real-time loop, 0 for none", default=80, ge=0, le=99)
     robot_priority: int = setting("SCHED_FIFO priority of a simulated robot, 0 for none", default=70, ge=0, le=99)

@@ -10,7 +10,7 @@ lookahead time does on a UR, or the extrapolation of lost packets on a Franka) a
     controller         T(n)     plays the line between the two setpoints around T(n)
 
 The two clocks tick at the same rate with any phase. With a lookahead of L ticks the sender may be late by up to
-(L - 1) ticks without a gap: 40 ms for the default of L = 5 at 100 Hz, the order of ``servoj``'s lookahead time
+(L - 1) ticks without a gap: 50 ms for the default of L = 6 at 100 Hz, the order of ``servoj``'s lookahead time
 (0.03 s to 0.2 s). When the setpoint for T(n) is truly absent, the controller brakes along its last velocity within the
 acceleration limit, and counts the tick as missing if the arm was RUNNING; when setpoints come again it rejoins their
 path within that limit. After ``watchdog_s`` without any setpoint it latches a fault.
