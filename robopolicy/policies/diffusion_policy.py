@@ -253,9 +253,9 @@ class DiffusionPolicy(nn.Module):
         device = self.alphas_cumprod.device
 
         def tensor(values: Any) -> Tensor:
-            return torch.as_tensor(np.asarray(values, np.float32), device=device)[None]
+            return torch.tensor(np.asarray(values, np.float32), device=device)[None]
 
-        images = {n: torch.as_tensor(observation.image[n], device=device)[None] for n in self._spec.cameras}
+        images = {n: torch.tensor(np.asarray(observation.image[n]), device=device)[None] for n in self._spec.cameras}
         environment = tensor(observation.environment_state) if self._spec.environment_state else None
         state = tensor(observation.state) if self._spec.state else None
         return self.encoder(state, environment, images)
