@@ -9,6 +9,7 @@ Examples:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from robopolicy.errors import CommandError, ConfigError, UnknownNameError, explain, suggest
@@ -52,9 +53,7 @@ def describe(group: str, name: str) -> str:
     except (UnknownNameError, ConfigError):
         # An entry point of another package, which need not have a YAML.
         return "from an installed package"
-    line = " ".join(text.split())
-    end = line.find(". ")
-    return (line if end < 0 else line[: end + 1]).rstrip(".")
+    return re.split(r"\.\s+(?=[A-Z])", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
 
 
 def _comment(text: str) -> str:
