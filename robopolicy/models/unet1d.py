@@ -52,7 +52,7 @@ class FilmResidualBlock(nn.Module):
         )
         self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
         self.residual = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        # The form is the published scale * x + bias; starting near scale 1 instead of 0 lets the signal through at once.
+        # The form is the published scale * x + bias; beginning near scale 1 instead of 0 lets the signal through.
         with torch.no_grad():
             self.film[1].bias[:outputs] += 1.0
 
