@@ -50,11 +50,12 @@ class FilmResidualBlock(nn.Module):
         self.second = nn.Sequential(
             nn.Conv1d(outputs, outputs, kernel, padding=pad), nn.GroupNorm(groups, outputs), nn.Mish()
         )
-        self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
+        film = nn.Linear(condition, 2 * outputs)
+        self.film = nn.Sequential(nn.Mish(), film)
         self.residual = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         # The form is the published scale * x + bias; beginning near scale 1 instead of 0 lets the signal through.
         with torch.no_grad():
-            self.film[1].bias[:outputs] += 1.0
+            film.bias[:outputs] += 1.0
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """``film`` [B, 2 * out] is what ``self.film`` made of the condition."""
