@@ -27,12 +27,14 @@ class ObservationEncoder(nn.Module):
         spec: Which streams, how wide, how many steps.
         normalizer: Must hold the streams that the spec reads.
         vision: Encoder of each camera.
+        hidden: Width of a two-layer perceptron over all low-dimensional features whose output joins the features;
+            0 for none. FiLM alone sees observations through one linear layer.
 
     Raises:
         DataError: a stream without statistics, or of the wrong width.
     """
 
-    def __init__(self, spec: PolicySpec, normalizer: Normalizer, vision: VisionConfig):
+    def __init__(self, spec: PolicySpec, normalizer: Normalizer, vision: VisionConfig, hidden: int = 0):
         super().__init__()
         self.horizon = spec.observation_horizon
         self.cameras = spec.cameras
@@ -45,12 +47,16 @@ class ObservationEncoder(nn.Module):
             if size:
                 self.low_dim[name] = Affine(normalizer.require_width(name, size))
                 width += size
+        flat = width * self.horizon
+        self.hidden: nn.Module | None = None
+        if hidden and flat:
+            self.hidden = nn.Sequential(nn.Linear(flat, hidden), nn.Mish(), nn.Linear(hidden, hidden))
         self.vision = nn.ModuleDict()
         for name in spec.cameras:
             camera = spec.embodiment.camera(name)
             self.vision[name] = VisualEncoder(vision, camera.height, camera.width)
             width += vision.feature_dim
-        self.output_dim = width * self.horizon
+        self.output_dim = width * self.horizon + (hidden if self.hidden is not None else 0)
 
     def forward(
         self,
@@ -61,14 +67,16 @@ class ObservationEncoder(nn.Module):
         augment: bool = False,
         rng: torch.Generator | None = None,
     ) -> Tensor:
-        """See the head of this module for the shapes; ``augment`` crops images at random. -> f32 [B, To * F]."""
-        features = []
+        """Shapes as above; ``augment`` crops images at random. -> f32 [B, To * F + hidden]."""
+        features, extra = [], []
         for name, values in (("state", state), ("environment_state", environment_state)):
             if name in self.low_dim:
                 assert values is not None
                 features.append(self.low_dim[name](values))  # [B, To, S or E]
+        if self.hidden is not None:
+            extra.append(self.hidden(torch.cat(features, dim=-1).flatten(1)))
         for name in self.cameras:
             image = images[name]  # uint8 [B, To, H, W, C]
             encoded = self.vision[name](image.flatten(0, 1), augment=augment, rng=rng)  # [B * To, D]
             features.append(encoded.unflatten(0, image.shape[:2]).to(torch.float32))
-        return torch.cat(features, dim=-1).flatten(1)
+        return torch.cat([torch.cat(features, dim=-1).flatten(1), *extra], dim=-1)

@@ -6,7 +6,7 @@ returns indices ``To-1 .. Tp-1``, of which the first ``Ta`` are meant to be exec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from robopolicy.diffusion.samplers import ddim, ddpm
 from robopolicy.diffusion.schedule import NoiseSchedule
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, NonFiniteError, explain
-from robopolicy.models.affine import Affine
+from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
 from robopolicy.models.observation import ObservationEncoder
 from robopolicy.models.robomimic_vision import VisionConfig
 from robopolicy.models.unet1d import FilmUNet1d
@@ -31,7 +31,7 @@ from robopolicy.policies.checks import check_observation
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Batch, Losses, Observation
 
-__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "SamplerConfig", "UNetConfig", "build"]
+__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "SamplerConfig", "UNetConfig", "build", "derived_ranges"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ class DiffusionPolicyConfig:
         environment_state: Read the privileged object state (simulation).
         cameras: Cameras to read, in this order.
         masked_loss: Leave padding and absent channels out of the loss; False reproduces the published loss.
+        action_form: What is denoised, see :mod:`robopolicy.models.action_form`; ``absolute`` is published.
+        observation_mlp: Width of a two-layer perceptron over the low-dimensional observations whose output joins
+            them; 0 (published) for none.
         noise_samples: Noise draws per window and encoder pass. 1 is published; more make an image encoder's pass,
             the costly part, go further.
     """
@@ -86,6 +89,8 @@ class DiffusionPolicyConfig:
     environment_state: bool = True
     cameras: tuple[str, ...] = ()
     masked_loss: bool = True
+    action_form: str = "absolute"
+    observation_mlp: int = 0
     noise_samples: int = 1
     unet: UNetConfig = field(default_factory=UNetConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -147,13 +152,13 @@ class DiffusionPolicy(nn.Module):
             environment_state=environment_state if config.environment_state else 0,
             cameras=config.cameras,
         )
-        width = len(embodiment.action)
-        self.action_stream = normalizer.require_width("action", width)
-        self.action_affine = Affine(self.action_stream)
-        self.encoder = ObservationEncoder(self._spec, normalizer, config.vision)
+        self.action_form = ActionForm(
+            config.action_form, embodiment, normalizer, config.observation_horizon, config.prediction_horizon
+        )
+        self.encoder = ObservationEncoder(self._spec, normalizer, config.vision, config.observation_mlp)
         unet = config.unet
         self.unet = FilmUNet1d(
-            width,
+            self.action_form.width,
             self.encoder.output_dim,
             horizon=config.prediction_horizon,
             down=unet.down,
@@ -195,7 +200,7 @@ class DiffusionPolicy(nn.Module):
             rng: Source of crops, steps and noise, on the batch's device.
         """
         condition = self.encoder(batch.state, batch.environment_state, batch.image, augment=self.training, rng=rng)
-        x0 = self.action_affine(batch.action)  # [B, Tp, A]
+        x0 = self.action_form.encode(batch.action, batch.state)  # [B, Tp, A]
         mask = batch.action_mask
         repeat = self.config.noise_samples
         if repeat > 1:
@@ -236,7 +241,9 @@ class DiffusionPolicy(nn.Module):
         generator = np.random.default_rng(rng)
         with torch.inference_mode():
             sample = self._sample(self._condition(observation), generator)
-        values = self.action_stream.denormalize(sample[0].double().cpu().numpy())[self._spec.observation_horizon - 1 :]
+            state = torch.as_tensor(np.asarray(observation.state, np.float64), device=sample.device)[None]
+            decoded = self.action_form.decode(sample.double(), state)
+        values = decoded[0].cpu().numpy()[self._spec.observation_horizon - 1 :]
         if not np.isfinite(values).all():
             raise NonFiniteError(
                 explain("the policy's output is not finite", mend="the weights are damaged: load another checkpoint")
@@ -263,7 +270,7 @@ class DiffusionPolicy(nn.Module):
     def _sample(self, condition: Tensor, generator: np.random.Generator) -> Tensor:
         """Features [1, F] -> normalised chunk [1, Tp, A]."""
         device = condition.device
-        shape = (1, self._spec.prediction_horizon, self.action_stream.width)
+        shape = (1, self._spec.prediction_horizon, self.action_form.width)
 
         def draw(_: int = 0) -> Tensor:
             return torch.as_tensor(generator.standard_normal(shape, dtype=np.float32), device=device)
@@ -294,3 +301,23 @@ def build(
     """
     config = build_config(DiffusionPolicyConfig, parameters, where="policy")
     return DiffusionPolicy(config, embodiment, normalizer, environment_state)
+
+
+def derived_ranges(
+    parameters: Mapping[str, Any], embodiment: Embodiment, windows: Callable[[int, int], Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Ranges that the policy needs beyond the store's own statistics, made from the training windows.
+
+    Args:
+        parameters: As for :func:`build`.
+        embodiment: Card of the robot.
+        windows: ``(To, Tp) -> {state, action, action_mask}`` over the training windows.
+
+    Returns:
+        Stream -> ``min`` and ``max``, to be joined to the store's statistics.
+    """
+    config = build_config(DiffusionPolicyConfig, parameters, where="policy")
+    if config.action_form != "increment":
+        return {}
+    gathered = windows(config.observation_horizon, config.prediction_horizon)
+    return {INCREMENT_STREAM: increment_range(gathered, embodiment, config.observation_horizon)}

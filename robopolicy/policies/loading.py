@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from robopolicy.normalize import Normalizer
 from robopolicy.protocols import Policy
 from robopolicy.registry import load_target, registry
 
-__all__ = ["build_policy", "load_policy", "load_weights", "pick_device"]
+__all__ = ["build_policy", "derived_ranges", "load_policy", "load_weights", "pick_device"]
 
 
 def build_policy(
@@ -40,10 +41,32 @@ def build_policy(
         UnknownNameError: no such policy.
         ConfigError: faulty parameters.
     """
-    defaults = registry("policy").config(name).get("parameters", {})
     builder = registry("policy").load(name)
-    merged = _merge(defaults, parameters or {})
+    merged = _parameters(name, parameters)
     return builder(merged, embodiment=embodiment, normalizer=normalizer, environment_state=environment_state)
+
+
+def derived_ranges(
+    name: str,
+    parameters: Mapping[str, Any] | None,
+    embodiment: Embodiment,
+    windows: Callable[[int, int], Mapping[str, Any]],
+) -> dict[str, Mapping[str, Any]]:
+    """What the policy's module asks for with a function of this name; nothing if it has none.
+
+    Args:
+        name: Registry name.
+        parameters: As for :func:`build_policy`.
+        embodiment: Card of the robot.
+        windows: ``(To, Tp) -> {state, action, action_mask}`` over the training windows.
+    """
+    module = sys.modules[registry("policy").load(name).__module__]
+    asked = getattr(module, "derived_ranges", None)
+    return {} if asked is None else asked(_parameters(name, parameters), embodiment, windows)
+
+
+def _parameters(name: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    return _merge(registry("policy").config(name).get("parameters", {}), parameters or {})
 
 
 def load_policy(path: str | Path, *, device: str = "auto", weights: str = "ema", which: str = "last") -> Policy:

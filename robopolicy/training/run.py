@@ -36,7 +36,7 @@ from robopolicy.data.windows import WindowDataset, WindowSpec
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import CheckpointError, ConfigError, DataError, explain
 from robopolicy.normalize import Normalizer
-from robopolicy.policies.loading import build_policy, load_weights
+from robopolicy.policies.loading import build_policy, derived_ranges, load_weights
 from robopolicy.protocols import PolicySpec
 from robopolicy.seeding import generator
 from robopolicy.training.interrupt import Interruption
@@ -48,6 +48,7 @@ __all__ = ["resume", "train"]
 
 CONFIG = "config.yaml"
 SUMMARY = "train.json"
+MOST_RANGE_WINDOWS = 200_000
 PACKAGES = ("torch", "numpy", "diffusers", "accelerate", "robomimic", "zarr")
 
 
@@ -161,7 +162,6 @@ class _Job:
     run_dir: Path
     accelerator: Accelerator
     documents: dict[str, Any]
-    normalizer: Normalizer
     rollout: Rollout | None
 
 
@@ -182,14 +182,12 @@ def _run(
         Embodiment.from_dict(stored.document("embodiment")).require_same(
             embodiment, mine=f"the checkpoint {stored.path}", theirs=f"the store {data}"
         )
-    normalizer = _normalizer(store)
     documents = {
         "embodiment": embodiment.to_dict(),
-        "normalizer": normalizer.to_dict(),
         "recipe": to_dict(recipe),
         "data": _data_entry(data, store),
     }
-    job = _Job(recipe, store, out, accelerator, documents, normalizer, rollout)
+    job = _Job(recipe, store, out, accelerator, documents, rollout)
     first = 0 if stored is None else int(stored.document("trainer")["stage_index"])
     finished: dict[str, Any] = {}
     log = RunLog(out, active=accelerator.is_main_process, progress=progress)
@@ -212,12 +210,14 @@ def _run(
 def _trainer(job: _Job, index: int, name: str, stage: Stage, log: RunLog, interruption: Interruption) -> Trainer:
     recipe, store, accelerator = job.recipe, job.store, job.accelerator
     micro = micro_batch(stage, accelerator.num_processes)
+    training, held_out = train_val_episodes(store.num_episodes, stage.validation.fraction, recipe.seed)
+    normalizer = _normalizer(store, stage, training)
     torch.manual_seed(int(generator("weights", recipe.seed, name).integers(2**63)))
     policy = build_policy(
         stage.policy,
         stage.parameters,
         embodiment=store.embodiment,
-        normalizer=job.normalizer,
+        normalizer=normalizer,
         environment_state=len(store.environment_state_names),
     )
     if not isinstance(policy, torch.nn.Module) or not hasattr(policy, "loss"):
@@ -226,7 +226,6 @@ def _trainer(job: _Job, index: int, name: str, stage: Stage, log: RunLog, interr
         _initialize(policy, job, stage.initialize_from)
     policy.to(accelerator.device)
     spec = _window_spec(cast(PolicySpec, policy.spec), store)
-    training, held_out = train_val_episodes(store.num_episodes, stage.validation.fraction, recipe.seed)
     windows = WindowDataset(store, spec, episodes=training)
     validation, indices = _validation(store, spec, held_out, stage, recipe.seed)
     context = StageContext(
@@ -237,7 +236,7 @@ def _trainer(job: _Job, index: int, name: str, stage: Stage, log: RunLog, interr
         train_size=len(windows),
         validation=validation,
         validation_indices=indices,
-        documents=job.documents,
+        documents={**job.documents, "normalizer": normalizer.to_dict()},
         rollout=job.rollout,
     )
     return Trainer(policy, stage, recipe, context, accelerator, log, interruption)
@@ -282,9 +281,19 @@ def _window_spec(spec: PolicySpec, store: Any) -> WindowSpec:
     )
 
 
-def _normalizer(store: Any) -> Normalizer:
+def _normalizer(store: Any, stage: Stage, episodes: Any) -> Normalizer:
+    """Ranges from the store's statistics, and those that the policy asks for from the training windows."""
+
+    def windows(observation_horizon: int, prediction_horizon: int) -> dict[str, Any]:
+        spec = WindowSpec(observation_horizon, prediction_horizon, environment_state=False)
+        dataset = WindowDataset(store, spec, episodes=episodes)
+        # Evenly spread windows are enough for a range, and bound the memory.
+        return dataset.gather(np.unique(np.linspace(0, len(dataset) - 1, MOST_RANGE_WINDOWS).astype(np.int64)))
+
     names = ["state", "action", *(["environment_state"] if len(store.environment_state_names) else [])]
-    return Normalizer.from_statistics({n: store.statistics(n) for n in names}, store.embodiment)
+    statistics = {n: store.statistics(n) for n in names}
+    statistics |= derived_ranges(stage.policy, stage.parameters, store.embodiment, windows)
+    return Normalizer.from_statistics(statistics, store.embodiment)
 
 
 def _data_entry(path: Path, store: Any) -> dict[str, Any]:

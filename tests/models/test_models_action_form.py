@@ -1,0 +1,99 @@
+"""Increments from the measured pose: what they are, that adding up undoes them, and why they are there."""
+
+import numpy as np
+import pytest
+import torch
+
+from robopolicy.embodiment import load_embodiment
+from robopolicy.errors import ConfigError, DataError
+from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
+from robopolicy.normalize import Normalizer
+
+TO, TP = 2, 16
+
+
+@pytest.fixture
+def card():
+    return load_embodiment("panda")
+
+
+def windows(card, seed=0, n=40):
+    """Random walks of the TCP, and states near the action of index To-2."""
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(0.3, 0.6, (n, 1, len(card.action)))
+    action = start + rng.normal(0, 0.01, (n, TP, len(card.action))).cumsum(1)
+    state = action[:, :TO] + rng.normal(0, 0.002, (n, TO, len(card.action)))
+    return {"state": state, "action": action, "action_mask": np.ones(action.shape, bool)}
+
+
+def form_of(card, kind, data):
+    ranges = {"action": {"min": data["action"].min((0, 1)), "max": data["action"].max((0, 1))}}
+    if kind == "increment":
+        ranges[INCREMENT_STREAM] = increment_range(data, card, TO)
+    return ActionForm(kind, card, Normalizer.from_statistics(ranges, card), TO, TP)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "increment"])
+def test_decode_undoes_encode(card, kind):
+    data = windows(card)
+    form = form_of(card, kind, data)
+    action, state = torch.tensor(data["action"]), torch.tensor(data["state"])
+    encoded = form.encode(action, state)
+    np.testing.assert_allclose(form.decode(encoded, state), action, atol=1e-9)
+    if kind == "increment":
+        assert encoded.abs().max() <= 1 + 1e-9
+
+
+def test_what_an_increment_is(card):
+    data = windows(card)
+    form = form_of(card, "increment", data)
+    action, state = torch.tensor(data["action"]), torch.tensor(data["state"])
+    physical = ((form.encode(action, state) - form.offset) / form.scale).numpy()
+    x = card.action.index("ee_position.x")
+    sx = card.state.index("ee_position.x")
+    for k in range(TP):
+        before = data["state"][:, -1, sx] if k < TO else data["action"][:, k - 1, x]
+        np.testing.assert_allclose(physical[:, k, x], data["action"][:, k, x] - before, atol=1e-12)
+    grip = card.action.index(card.gripper)
+    np.testing.assert_allclose(physical[:, :, grip], data["action"][:, :, grip], atol=1e-12)
+
+
+def test_a_white_error_becomes_a_smooth_path(card):
+    """The same error in normalised units: second differences of the path, increments against absolute (the control)."""
+    data = windows(card)
+    noise = (
+        torch.randn(40, TP, len(card.action), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.05
+    )
+    state, columns = torch.tensor(data["state"]), card.action.select("ee_position")
+    rough = {}
+    for kind in ("absolute", "increment"):
+        form = form_of(card, kind, data)
+        path = form.decode(form.encode(torch.tensor(data["action"]), state) + noise, state) - torch.tensor(
+            data["action"]
+        )
+        rough[kind] = float(np.abs(np.diff(path[:, TO - 1 :, columns], 2, axis=1)).mean())
+    assert rough["increment"] < rough["absolute"] / 3
+
+
+def test_padding_does_not_widen_the_range(card):
+    data = windows(card)
+    narrow = increment_range(data, card, TO)
+    data["action"][:, -1] += 5.0
+    data["action_mask"][:, -1] = False
+    np.testing.assert_allclose(increment_range(data, card, TO)["max"], narrow["max"], rtol=0.2)
+    data["action_mask"][:] = True
+    assert increment_range(data, card, TO)["max"].max() > 4  # the control: counted, it does
+
+
+def test_what_is_refused(card):
+    data = windows(card)
+    plain = Normalizer.from_statistics({"action": {"min": np.zeros(10), "max": np.ones(10)}}, card)
+    with pytest.raises(ConfigError, match="unknown action_form"):
+        ActionForm("delta", card, plain, TO, TP)
+    with pytest.raises(DataError, match=INCREMENT_STREAM):
+        ActionForm("increment", card, plain, TO, TP)
+    other = Normalizer.from_statistics(
+        {"action": {"min": np.zeros(10), "max": np.ones(10)}, INCREMENT_STREAM: increment_range(data, card, TO)}, card
+    )
+    with pytest.raises(DataError, match="width"):
+        ActionForm("increment", card, other, TO, TP - 4)
