@@ -18,7 +18,7 @@ from robopolicy.errors import CommandError, RobopolicyError, explain, suggest
 
 __all__ = ["main", "verbs"]
 
-ORDER = ("demo", "collect", "train", "eval", "compare", "deploy", "doctor", "list")
+ORDER = ("demo", "collect", "train", "eval", "compare", "deploy", "claims", "doctor", "list")
 """How verbs are shown; any other follows in alphabetical order."""
 
 
