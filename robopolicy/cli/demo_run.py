@@ -176,14 +176,7 @@ def _rolled(
         report = read_report(out / folder)
     else:
         points = len(latency_ms) if isinstance(latency_ms, list) else 1
-        done = won = 0
         with Progress(folder, episodes * points) as bar:
-
-            def count(result: Any) -> None:
-                nonlocal done, won
-                done, won = done + 1, won + result.success_at_end
-                bar.show(done, f"{won} succeeded")
-
             report = evaluate(
                 policy,
                 config.task,
@@ -193,7 +186,7 @@ def _rolled(
                 latency_ms=latency_ms,
                 videos=videos,
                 out=out / folder,
-                progress=count,
+                progress=bar.count,
             )
     block = {name: report[name] for name in EVALUATION}
     return {**block, "safety": report["safety"], "sweep": report["sweep"], "report": f"{folder}/report.html"}
@@ -205,16 +198,9 @@ def _deploy(config: DemoConfig, out: Path) -> dict[str, Any]:
     path = out / "deploy" / "deploy_report.json"
     if path.is_file():
         return read_json(path, "deploy block")
-    done = won = 0
     with Progress("deploy, in real time", config.deploy_episodes) as bar:
-
-        def count(result: Any) -> None:
-            nonlocal done, won
-            done, won = done + 1, won + result.success_at_end
-            bar.show(done, f"{won} succeeded")
-
         block = run_deploy_episodes(
-            out / "policy", config.robot, range(config.deploy_episodes), "test", out / "deploy", progress=count
+            out / "policy", config.robot, range(config.deploy_episodes), "test", out / "deploy", progress=bar.count
         )
     write_json(path, plain(block))
     return block

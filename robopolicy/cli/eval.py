@@ -63,14 +63,7 @@ def run(argv: Sequence[str]) -> int:
     home = Path(config.policy) / "eval" if config.policy and subject.checkpoint else Path("runs") / subject.name
     out = Path(config.out) if config.out else home
     points = len(config.latency_ms) if isinstance(config.latency_ms, tuple) else 1
-    done = won = 0
     with Progress(f"{subject.name}, split {config.split}", len(indices) * points) as bar:
-
-        def count(result: Any) -> None:
-            nonlocal done, won
-            done, won = done + 1, won + result.success_at_end
-            bar.show(done, f"{won} succeeded")
-
         report = evaluate(
             subject,
             config.task,
@@ -84,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
             out=out,
             overwrite=config.overwrite,
             command=shlex.join(["robopolicy", "eval", *argv]),
-            progress=count,
+            progress=bar.count,
         )
     _show(report, out)
     return 0

@@ -24,6 +24,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, done: int = 0):
         self.title, self.total, self.done, self._first = title, total, done, done
+        self.succeeded = 0
         self._begin = self._last = time.monotonic()
         self._bar: Any = None
 
@@ -45,6 +46,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def count(self, result: Any) -> None:
+        """One more episode is finished; says how many have succeeded. ``result`` is an ``EpisodeResult``."""
+        self.succeeded += bool(result.success_at_end)
+        self.show(self.done + 1, f"{self.succeeded} succeeded")
 
     def show(self, done: int, note: str = "") -> None:
         """Say that ``done`` episodes are finished."""
