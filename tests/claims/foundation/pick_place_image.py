@@ -32,7 +32,7 @@ def main() -> None:
         if (run / "config.yaml").is_file():
             claim_run.robopolicy("train", "--resume", run, log=log)
         else:
-    words = (f"recipe={RECIPE}", f"recipe.threads={options.threads}", "progress=false")
+            words = (f"recipe={RECIPE}", f"recipe.threads={options.threads}", "progress=false")
             claim_run.robopolicy("train", *words, f"data={store}", f"out={run}", log=log)
     baseline = ("policy=null", "task=pick_place", "embodiment=panda")
     for out, subject in ((run / "eval", (f"policy={run}",)), (work / "null_image", baseline)):
