@@ -14,6 +14,7 @@ Examples:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,8 +72,9 @@ def run(argv: Sequence[str]) -> int:
     except TrainingInterrupted as stop:
         print(stop.message, file=sys.stderr)
         return 130
-    print(f"trained {summary['steps']} steps in {summary['wall_s']:.0f} s: {out}")
-    print(f"next: robopolicy eval {out} out={out}/eval")
+    if os.environ.get("RANK", "0") == "0":  # under a launcher every process comes here
+        print(f"trained {summary['steps']} steps in {summary['wall_s']:.0f} s: {out}")
+        print(f"next: robopolicy eval {out} out={out}/eval")
     return 0
 
 
