@@ -28,11 +28,11 @@ from robopolicy.errors import StoreNotFoundError
 from robopolicy.evaluation.claims import ClaimResult
 from robopolicy.seeding import generator
 
-EPISODES = 40
+EPISODES = 150
 SMALL = (
-    *("recipe=pick_place/diffusion", "recipe.threads=1", "progress=false", "recipe.stages.policy.steps=400"),
-    *("recipe.stages.policy.checkpoint_every=10", "recipe.stages.policy.batch_size=32"),
-    *("recipe.stages.policy.validation.every=40", "recipe.stages.policy.parameters.unet.down=[16,32,64]"),
+    *("recipe=pick_place/diffusion", "recipe.threads=1", "progress=false", "recipe.stages.policy.steps=3000"),
+    *("recipe.stages.policy.checkpoint_every=20", "recipe.stages.policy.batch_size=32"),
+    *("recipe.stages.policy.validation.every=200", "recipe.stages.policy.parameters.unet.down=[16,32,64]"),
 )
 
 
@@ -58,12 +58,12 @@ def killed(words: list[str], after_s: float, log: Path) -> bool:
     return False
 
 
-def campaign(command: Callable[[], list[str]], check: Callable[[], None], kills: int, log: Path, words: str) -> int:
-    """Kill until it has been killed often enough, then let it end. The longest wait grows while nothing is achieved."""
-    rng, done, longest = generator("kill_nine", words), 0, 12.0
-    while done < kills:
-        if not killed(command(), float(rng.uniform(0.5, longest)), log):
-            break
+def campaign(
+    command: Callable[[], list[str]], check: Callable[[], None], kills: int, log: Path, name: str, longest_s: float
+) -> int:
+    """Kill it after random times until that has been done often enough, then let it end. -> how often."""
+    rng, done = generator("kill_nine", name), 0
+    while done < kills and killed(command(), float(rng.uniform(0.5, longest_s)), log):
         done += 1
         time.sleep(0.3)
         check()
@@ -90,7 +90,7 @@ def collect_campaign(work: Path, kills: int, log: Path) -> tuple[int, bool]:
         except StoreNotFoundError:
             assert seen[0] == 0, "the store is gone"
 
-    done = campaign(lambda: words(path), check, kills, log, "collect")
+    done = campaign(lambda: words(path), check, kills, log, "collect", 6.0)
     claim_run.robopolicy(*words(work / "whole.zarr"), log=log)
     hashes = []
     for name in ("killed", "whole"):
@@ -113,7 +113,7 @@ def train_campaign(work: Path, kills: int, log: Path) -> tuple[int, bool, bool]:
             assert step >= seen[0], f"step {seen[0]} was written, the newest is now {step}"
             seen[0] = step
 
-    done = campaign(words, check, kills, log, "train")
+    done = campaign(words, check, kills, log, "train", 10.0)
     for name, seed in (("whole", 0), ("other", 1)):
         claim_run.robopolicy("train", *SMALL, f"recipe.seed={seed}", data, f"out={work / name}", log=log)
     weights = {n: checkpoint.load(checkpoint.latest(work / n)).tensors("ema") for n in ("killed", "whole", "other")}
