@@ -144,12 +144,17 @@ class ChunkSchedule:
         if reason:
             return self.refuse(reason)
         start_ns = now_ns if committed_ns is None else max(now_ns, committed_ns)
+        # From rest a late chunk is followed from its beginning, only later: nothing of the motion that it plans has
+        # happened yet, and catching up with it would fling the arm off. In motion, time decides.
+        cold = not self._scheduled or self.settled(start_ns)
+        shift_ns = max(start_ns - chunk.t0_ns, 0) if cold else 0
+        knots_ns = chunk.time_ns + shift_ns
         # A knot less than half a setpoint ahead cannot be sent any more.
-        usable = np.asarray(chunk.valid) & (chunk.time_ns > start_ns + self._nearest_ns)
+        usable = np.asarray(chunk.valid) & (knots_ns > start_ns + self._nearest_ns)
         dropped = int((~usable).sum())
         if not usable.any():
             return self.refuse("past", dropped=dropped)
-        time_ns, values = chunk.time_ns[usable], np.asarray(chunk.values, dtype=float)[usable]
+        time_ns, values = knots_ns[usable], np.asarray(chunk.values, dtype=float)[usable]
         reason = self._out_of_range(values)
         if reason:
             return self.refuse(reason, dropped=dropped)
@@ -157,7 +162,7 @@ class ChunkSchedule:
         jump = self._jump(int(time_ns[0]), values[0])
         if jump > 1.0:
             return self.refuse("jump", dropped=dropped, jump=jump)
-        lateness_ns = start_ns - chunk.t0_ns
+        lateness_ns = start_ns - chunk.t0_ns - shift_ns
         self._curve = splice(
             self._curve,
             start_ns,

@@ -137,6 +137,10 @@ class VisualEncoder(nn.Module):
                 feature_dimension=config.feature_dim,
             )
         batch_norm_to_group_norm(self.core)
+        # VisualCore registers backbone and pool a second time beside the sequence that runs them. One weight must have
+        # one name, or the average of the weights is kept under one of them and undone by the other.
+        for alias in ("backbone", "pool"):
+            self.core.__dict__[alias] = self.core._modules.pop(alias)
 
     @property
     def feature_dim(self) -> int:

@@ -36,7 +36,9 @@ def breaches(sent: np.ndarray, lower, upper, velocity, acceleration, jerk, tick_
     for order, (name, limit) in enumerate((("velocity", velocity), ("acceleration", acceleration), ("jerk", jerk)), 1):
         rate = np.diff(rate, axis=0) / tick_s
         # Only differences that contain a new position are the limiter's doing.
-        if (np.abs(rate[3 - order :]) > np.asarray(limit) * (1 + TOLERANCE)).any():
+        # A position is known to one rounding; dividing by the tick so often makes that much of it.
+        rounding = 2**order * np.spacing(np.abs(sent).max()) / tick_s**order
+        if (np.abs(rate[3 - order :]) > np.asarray(limit) * (1 + TOLERANCE) + rounding).any():
             found.append(name)
     return found
 

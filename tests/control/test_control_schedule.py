@@ -134,6 +134,8 @@ def test_gripper_is_linear(schedule: ChunkSchedule, panda: Embodiment, base: np.
 def test_late_chunk_is_dropped_by_time_not_by_count(
     schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray
 ) -> None:
+    """In motion, what is past is past: the old path ends just before the late chunk comes."""
+    schedule.merge(chunk(panda, base, 0, ramp(0, 2)), 0)
     report = schedule.merge(chunk(panda, base, 0, ramp(0, 8)), 120_000_000)
     assert report.accepted
     assert report.dropped == 2
@@ -143,10 +145,29 @@ def test_late_chunk_is_dropped_by_time_not_by_count(
     assert np.abs(np.diff(path)).max() < 3 * 0.01 / 50  # caught up, not jumped to
 
 
-def test_cold_chunk_is_not_skipped(schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray) -> None:
-    """At rest, a chunk whose latency is six steps still has its other two."""
-    report = schedule.merge(chunk(panda, base, 0, ramp(0, 8)), 310_000_000)
-    assert (report.accepted, report.dropped) == (True, 6)
+def test_cold_chunk_is_followed_from_its_beginning(
+    schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray
+) -> None:
+    """At rest, a chunk whose latency is six steps loses none of its eight knots, and nothing is caught up with."""
+    late_ns = 310_000_000
+    report = schedule.merge(chunk(panda, base, 0, ramp(0, 8)), late_ns)
+    assert (report.accepted, report.dropped) == (True, 0)
+    for i in range(8):
+        assert schedule.at(late_ns + (i + 1) * DT_NS)[1] == pytest.approx(base[1] + 0.01 * (i + 1), abs=1e-12)
+    path = np.array([schedule.at(t)[1] for t in range(late_ns, late_ns + 400_000_000, 1_000_000)])
+    assert np.abs(np.diff(path)).max() < 1.6 * 0.01 / 50
+
+
+def test_a_chunk_after_the_path_has_come_to_rest_is_cold_again(
+    schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray
+) -> None:
+    schedule.merge(chunk(panda, base, 0, ramp(0, 4)), 0)
+    made = chunk(panda, base, 4 * DT_NS, ramp(4, 4))
+    resting = schedule.end_ns + 200_000_000
+    assert schedule.settled(resting)
+    report = schedule.merge(made, resting)
+    assert (report.accepted, report.dropped) == (True, 0)
+    assert schedule.at(resting + 4 * DT_NS)[1] == pytest.approx(base[1] + 0.08, abs=1e-12)
 
 
 def test_overlap_is_blended_over_three_knots(schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray) -> None:
