@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        # here, and not when the interpreter ends, so that a reader that has left is met below
+        sys.stdout.flush()
+        return code
     except RobopolicyError as error:
         if os.environ.get("ROBOPOLICY_DEBUG") == "1":
             raise
