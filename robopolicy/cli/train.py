@@ -2,7 +2,8 @@
 
 Ctrl-C writes a checkpoint and says how to resume; a resumed run gives the same bits as one that was never stopped.
 The keys of a recipe are set as recipe.stages.<stage>.<key>=value, those of the policy as
-recipe.stages.<stage>.parameters.<key>=value. On several processes: accelerate launch -m robopolicy train ...
+recipe.stages.<stage>.parameters.<key>=value. On several processes, with or without GPUs:
+accelerate launch --multi_gpu --num_processes N -m robopolicy train ...
 
 Options:
   --resume DIR   continue the run in DIR; only data= may be given with it, if the store has moved
