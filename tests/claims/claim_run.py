@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from robopolicy.evaluation.claims import ClaimResult, write_claim
 
-__all__ = ["arguments", "commit", "cpu_s", "robopolicy", "run_all", "write"]
+__all__ = ["arguments", "commit", "cpu_s", "recorded_cpu_s", "robopolicy", "run_all", "write"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,6 +64,12 @@ def cpu_s() -> float:
     """CPU seconds of this process and of every child that has ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return round(sum(u.ru_utime + u.ru_stime for u in used), 1)
+
+
+def recorded_cpu_s(*folders: Path) -> float:
+    """CPU seconds of training and evaluation that the runs below ``folders`` recorded, cut or not."""
+    found = [path for folder in folders for name in ("train.json", "report.json") for path in folder.rglob(name)]
+    return round(sum(json.loads(path.read_text()).get("cpu_s", 0.0) for path in found), 1)
 
 
 def write(result: ClaimResult, out: Path | None, family: str, name: str) -> None:

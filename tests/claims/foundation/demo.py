@@ -66,7 +66,7 @@ def main() -> None:
         seeds=[0],
         control={"what": "null policy", "value": control, "failed": control <= 0.02},
         passed=all(ok for _, ok in judged.values()),
-        cpu_s=claim_run.cpu_s(),
+        cpu_s=claim_run.recorded_cpu_s(out),
     )
     for name, (measured, ok) in judged.items():
         print(f"  {'ok  ' if ok else 'MISS'} {name}: {measured}")

@@ -79,7 +79,9 @@ def main() -> None:
             seeds=SEEDS,
             control={"what": "null policy", "value": control["success_rate"], "failed": failed},
             passed=bool(reached and failed),
-            cpu_s=claim_run.cpu_s(),
+            cpu_s=claim_run.recorded_cpu_s(
+                *(work / f"{embodiment}_seed{seed}" for seed in SEEDS), work / f"null_{embodiment}"
+            ),
         )
         claim_run.write(result, options.out, "foundation", f"pick_place_state_{embodiment}")
 
