@@ -65,9 +65,9 @@ class StoreContents:
 
     @property
     def streams(self) -> dict[str, StreamSpec]:
-        """Name -> dtype and shape without the time axis."""
+        """Name -> dtype, shape without the time axis, and what else is known of it."""
         entries = self._snapshot.attributes["streams"]
-        return {name: StreamSpec(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
+        return {name: StreamSpec.from_dict(entry) for name, entry in entries.items()}
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +17,8 @@ from robopolicy.data.durable import storage_errors, sync_folders
 from robopolicy.data.episode import StreamSpec, stream_specs
 from robopolicy.data.layout import ColumnLayout, ImageLayout
 from robopolicy.data.snapshot import ROOT_FILE, json_bytes, strict_json
-from robopolicy.embodiment import Camera, Embodiment
-from robopolicy.errors import DataError, EmbodimentError, StorageError, explain
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import DataError, StorageError, explain
 
 __all__ = ["create_store"]
 
@@ -28,8 +28,9 @@ def create_store(
     embodiment: Embodiment,
     *,
     task: str,
-    cameras: Sequence[Camera],
+    cameras: Mapping[str, tuple[int, int]],
     environment_state: tuple[str, ...],
+    extra: Mapping[str, StreamSpec],
     codec: str,
     fps: float,
     provenance: Mapping[str, Any],
@@ -38,22 +39,13 @@ def create_store(
 
     Raises:
         DataError: an unknown codec, or channel names that repeat.
-        EmbodimentError: a card that does not survive storing.
         StorageError: the path is taken, or the disk refused.
     """
     if codec not in layout.IMAGE_CODECS:
         raise DataError(explain("unknown image codec", given=repr(codec), allowed=layout.IMAGE_CODECS))
     if len(set(environment_state)) != len(environment_state):
         raise DataError(explain("environment_state names repeat", given=environment_state))
-    if Embodiment.from_dict(embodiment.to_dict()).hash != embodiment.hash:
-        raise EmbodimentError(
-            explain(
-                f"the card of '{embodiment.name}' changes its hash when it is stored",
-                mend="write its numbers as floats, or build it with Embodiment.from_dict",
-            )
-        )
-    sizes = {c.name: (c.height, c.width) for c in cameras}
-    specs = stream_specs(embodiment, environment_state, sizes)
+    specs = stream_specs(embodiment, environment_state, cameras, extra)
     description = {
         "format": layout.FORMAT,
         "schema_version": layout.SCHEMA_VERSION,
@@ -61,9 +53,9 @@ def create_store(
         "fps": fps,
         "embodiment": strict_json(embodiment.to_dict()),
         "embodiment_hash": embodiment.hash,
-        "streams": {name: {"dtype": s.dtype, "shape": list(s.shape)} for name, s in specs.items()},
+        "streams": {name: spec.to_dict() for name, spec in specs.items()},
         "environment_state": list(environment_state),
-        "cameras": {n: {"height": h, "width": w, "codec": codec} for n, (h, w) in sizes.items()},
+        "cameras": {n: {"height": h, "width": w, "codec": codec} for n, (h, w) in cameras.items()},
     }
     attributes = {
         **description,

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg, encode_jpeg
+from robopolicy.data.episode import EncodedFrames
 from robopolicy.data.layout import ImageLayout
 from robopolicy.errors import DataError, ShapeError, explain
 
-__all__ = ["ImageReader", "ImageTail", "encode_frames", "shard_bytes"]
+__all__ = ["ImageReader", "ImageTail", "decode_frames", "encode_frames", "shard_bytes"]
 
 _MISSING = np.uint64(2**64 - 1)
 _MAX_OPEN_SHARDS = 4096
@@ -151,6 +152,18 @@ def encode_frames(frames: NDArray[np.uint8], codec: str) -> list[bytes]:
     if codec == "raw":
         return [frame.tobytes() for frame in np.ascontiguousarray(frames)]
     return [encode_jpeg(frame) for frame in np.ascontiguousarray(frames)]
+
+
+def decode_frames(frames: EncodedFrames) -> NDArray[np.uint8]:
+    """JPEG files -> uint8 [n, H, W, 3].
+
+    Raises:
+        DataError: a frame is not a readable JPEG of that size.
+    """
+    out = np.empty(frames.shape, np.uint8)
+    for blob, place in zip(frames.blobs, out, strict=True):
+        decode_jpeg(blob, place)
+    return out
 
 
 def shard_bytes(blobs: Sequence[bytes], shard_frames: int) -> list[bytes]:

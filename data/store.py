@@ -26,7 +26,7 @@ from typing import Any, Self
 from robopolicy.data.contents import StoreContents
 from robopolicy.data.creation import create_store
 from robopolicy.data.durable import WriterLock
-from robopolicy.data.episode import Episode, channel_names, check_episode
+from robopolicy.data.episode import Episode, StreamSpec, channel_names, check_episode, joint_streams
 from robopolicy.data.snapshot import Snapshot, read_snapshot
 from robopolicy.data.writer import StoreWriter
 from robopolicy.embodiment import Camera, Embodiment
@@ -53,8 +53,10 @@ class EpisodeStore(StoreContents):
         embodiment: Embodiment,
         *,
         task: str = "",
-        cameras: Iterable[str | Camera] = (),
+        cameras: Iterable[str | Camera] | Mapping[str, tuple[int, int]] = (),
         environment_state: Iterable[str] = (),
+        joints: bool = True,
+        extra: Mapping[str, StreamSpec] | None = None,
         codec: str = "raw",
         fps: float | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -65,23 +67,32 @@ class EpisodeStore(StoreContents):
             path: A folder that does not exist yet, or an empty one.
             embodiment: Card of the robot; gives stream widths and camera sizes.
             task: Name of the task.
-            cameras: Names of cameras of the card, or :class:`Camera` objects where the recorded size differs from it.
+            cameras: Names of cameras of the card, :class:`Camera` objects where the recorded size differs from it, or
+                name -> (height, width) for cameras that the card does not have.
             environment_state: Channel names of the privileged state; none means no such stream.
+            joints: Whether ``joint_position`` and ``joint_command`` are recorded.
+            extra: Further streams, name -> what they look like.
             codec: ``raw`` (exact) or ``jpeg`` (quality 95, 4:4:4, about a fifth of the bytes).
             fps: Rows per second; the card's ``control_hz`` when not given.
             provenance: Anything JSON about the origin; creation time and software version are added.
 
         Raises:
             DataError: an unknown codec, or channel names that repeat.
-            EmbodimentError: an unknown camera, or a card that does not survive storing.
+            EmbodimentError: an unknown camera.
             StorageError: the path is taken, or the disk refused.
         """
+        if isinstance(cameras, Mapping):
+            sizes = dict(cameras)
+        else:
+            cards = [embodiment.camera(c) if isinstance(c, str) else c for c in cameras]
+            sizes = {c.name: (c.height, c.width) for c in cards}
         create_store(
             Path(path),
             embodiment,
             task=task,
-            cameras=[embodiment.camera(c) if isinstance(c, str) else c for c in cameras],
+            cameras=sizes,
             environment_state=tuple(environment_state),
+            extra={**(joint_streams(embodiment) if joints else {}), **(extra or {})},
             codec=codec,
             fps=float(fps or embodiment.control_hz),
             provenance=provenance or {},
@@ -152,7 +163,10 @@ class EpisodeStore(StoreContents):
         if embodiment is not None:
             self.embodiment.require_same(embodiment, mine=f"the store {self.path}", theirs="the episode")
         index = self.num_episodes
-        names = {s: channel_names(s, self.embodiment, self.environment_state_names) for s in self.streams}
+        names = {
+            name: channel_names(name, self.embodiment, self.environment_state_names, spec)
+            for name, spec in self.streams.items()
+        }
         streams = check_episode(episode, index, self.streams, names, None if any_rate else self.fps)
         try:
             writer.append(episode, streams)

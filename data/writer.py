@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from robopolicy.data.columns import ColumnTail, read_column
 from robopolicy.data.durable import TEMPORARY_SUFFIX, WriterLock, sync_folders, write_atomically
-from robopolicy.data.episode import Episode
+from robopolicy.data.episode import EncodedFrames, Episode
 from robopolicy.data.layout import (
     ENDS,
     RECORDS,
@@ -34,7 +34,7 @@ from robopolicy.data.layout import (
     parse_image,
     root_metadata,
 )
-from robopolicy.data.shard import ImageTail, encode_frames
+from robopolicy.data.shard import ImageTail, decode_frames, encode_frames
 from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, strict_json
 from robopolicy.data.statistics import RowSample, RunningMoments, Statistics, row_keys, sampled_rows
 from robopolicy.errors import DataError, StorageError, explain
@@ -72,7 +72,7 @@ class StoreWriter:
         finally:
             self.lock.release()
 
-    def append(self, episode: Episode, streams: Mapping[str, NDArray[Any]]) -> None:
+    def append(self, episode: Episode, streams: Mapping[str, NDArray[Any] | EncodedFrames]) -> None:
         """Commit one checked episode; afterwards ``snapshot`` includes it.
 
         Raises:
@@ -96,8 +96,9 @@ class StoreWriter:
         for name, rows in ((ENDS, ends), (RECORDS, np.frombuffer(record, np.uint8))):
             tails[name], written, _ = _extended(tails[name], rows)
             files.update(written)
-        moments = {k: m.merge(RunningMoments.of(streams[k])) for k, m in self._moments.items()}
-        sample = self._sample.extended(start, {k: streams[k] for k in moments})
+        numbers = {k: np.asarray(streams[k]) for k in self._moments}
+        moments = {k: m.merge(RunningMoments.of(numbers[k])) for k, m in self._moments.items()}
+        sample = self._sample.extended(start, numbers)
         chain = self.snapshot.attributes["committed"]["content_hash"]
         committed = {
             "num_episodes": self.snapshot.num_episodes + 1,
@@ -209,11 +210,15 @@ def _document(tail: Tail) -> dict[str, Any]:
     return column_metadata(tail.layout) if isinstance(tail, ColumnTail) else image_metadata(tail.layout)
 
 
-def _extended(tail: Tail, values: NDArray[Any]) -> tuple[Tail, dict[Path, list[bytes]], list[bytes]]:
+def _extended(tail: Tail, values: NDArray[Any] | EncodedFrames) -> tuple[Tail, dict[Path, list[bytes]], list[bytes]]:
     """(new tail, files to write, the values as stored bytes for the digest)."""
     if isinstance(tail, ColumnTail):
+        assert not isinstance(values, EncodedFrames)
         return *tail.extended(values), [np.ascontiguousarray(values).tobytes()]
-    blobs = encode_frames(values, tail.layout.codec)
+    if isinstance(values, EncodedFrames):
+        blobs = list(values.blobs) if tail.layout.codec == "jpeg" else encode_frames(decode_frames(values), "raw")
+    else:
+        blobs = encode_frames(values, tail.layout.codec)
     return *tail.extended(blobs), blobs
 
 

@@ -22,7 +22,7 @@ ROOTS: dict[str, str] = next(
 
 # What each room may import besides itself. A room is the longest prefix found here.
 FLOOR = {"errors"}
-CONTRACTS = FLOOR | {"types", "embodiment", "protocols", "seeding", "registry"}
+CONTRACTS = FLOOR | {"types", "channels", "robot_parts", "embodiment", "protocols", "seeding", "registry"}
 BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -30,7 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "seeding": FLOOR,
     "rotations": FLOOR,
     "registry": FLOOR,
-    "embodiment": FLOOR | {"registry"},
+    "channels": FLOOR,
+    "robot_parts": FLOOR | {"channels"},
+    "embodiment": FLOOR | {"registry", "channels", "robot_parts"},
     "protocols": FLOOR | {"types", "embodiment"},
     "schema": FLOOR | {"registry"},
     "config": CONTRACTS | {"schema"},
@@ -42,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": BASE,
     "models": BASE,
     "policies": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models"},
-    "data": CONTRACTS | {"schema", "config", "rotations"},
+    # control: forward kinematics, with which converters repair a recorded pose; normalize: one range per robot
+    "data": BASE | {"control"},
     "training": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models", "policies", "data"},
     "sim": BASE | {"control", "evaluation", "data"},
     # evaluation: the record of an episode is the same in simulation and on the arm
