@@ -137,6 +137,8 @@ def _hydra(name: str, chosen: list[str]) -> tuple[DictConfig, Mapping[str, str]]
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     del config["hydra"]
+    for folder in name.split("/")[:-1]:  # Hydra puts a configuration from a folder below the folder's name
+        config = config.get(folder, config)
     return config, {k: v for k, v in choices.items() if not k.startswith("hydra/")}
 
 

@@ -305,7 +305,7 @@ class Embodiment:
                 setpoint_hz=float(card.pop("setpoint_hz")),
                 joints=_group(card.pop("joints")),
                 arms=arms,
-                home={k: float(v) for k, v in (card.pop("home", None) or {}).items()},
+                home={k: float(v) for k, v in card.pop("home").items()},
                 cameras=tuple(Camera(**_tuples(c)) for c in card.pop("cameras", [])),
                 sensors=tuple(card.pop("sensors", [])),
                 **groups,
