@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from robopolicy.data.layout import ENDS, RECORDS, parse_column, parse_image
 from robopolicy.data.shard import ImageReader
 from robopolicy.data.snapshot import Snapshot
 from robopolicy.data.statistics import Statistics
+from robopolicy.data.tombstones import LiveImages, LiveRows
 from robopolicy.data.zarr_fallback import ZarrImages, read_through_zarr
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
@@ -40,8 +42,9 @@ class StoreContents:
         """Stand on ``snapshot`` from now on and forget what was cached of another."""
         self._snapshot = snapshot
         self._columns: dict[str, NDArray[Any]] = {}
-        self._readers: dict[tuple[str, JpegDecoder], ImageReader | ZarrImages] = {}
+        self._readers: dict[tuple[str, JpegDecoder], ImageReader | ZarrImages | LiveImages] = {}
         self._records: list[dict[str, Any]] | None = None
+        self._live: LiveRows | None = None
 
     @property
     def embodiment(self) -> Embodiment:
@@ -81,18 +84,34 @@ class StoreContents:
 
     @property
     def num_episodes(self) -> int:
-        """Committed episodes."""
-        return self._snapshot.num_episodes
+        """Committed episodes, deleted ones left out."""
+        return self._snapshot.num_episodes - len(self._snapshot.tombstones)
 
     @property
     def num_steps(self) -> int:
-        """Committed rows."""
-        return self._snapshot.num_steps
+        """Committed rows, those of deleted episodes left out."""
+        live = self.live_rows
+        return self._snapshot.num_steps if live is None else live.num_steps
+
+    @property
+    def tombstones(self) -> tuple[int, ...]:
+        """Stored indices of the deleted episodes; empty for nearly every store."""
+        return self._snapshot.tombstones
+
+    @property
+    def live_rows(self) -> LiveRows | None:
+        """Where the rows that readers see are stored; None when nothing was deleted."""
+        if self._live is None and self._snapshot.tombstones:
+            self._live = LiveRows.of(self._stored_column(ENDS), self._snapshot.tombstones)
+        return self._live
 
     @property
     def content_hash(self) -> str:
         """SHA-256 over layout, embodiment and the committed episodes in order: data, labels and metadata."""
-        return str(self._snapshot.attributes["committed"]["content_hash"])
+        chain = str(self._snapshot.attributes["committed"]["content_hash"])
+        if not self._snapshot.tombstones:
+            return chain
+        return hashlib.sha256(f"{chain} without {list(self._snapshot.tombstones)}".encode()).hexdigest()
 
     @property
     def episode_ends(self) -> NDArray[np.int64]:
@@ -136,7 +155,7 @@ class StoreContents:
             except ValueError as error:
                 raise DataError(explain(f"{self.path / RECORDS} is damaged: {error}")) from error
         stop = int(self._column(ENDS)[index])
-        record = self._records[index]
+        record = self._records[index if self.live_rows is None else int(self.live_rows.episodes[index])]
         return {**record, "start": stop - record["length"], "stop": stop}
 
     def read(self, stream: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -167,7 +186,7 @@ class StoreContents:
             raise DataError(explain(f"'{stream}' is not low-dimensional", mend="use images() or read()"))
         return self._column(f"data/{stream}")
 
-    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> ImageReader | ZarrImages:
+    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> ImageReader | ZarrImages | LiveImages:
         """Random access to the frames of a camera: ``read(start, stop)`` and ``gather(rows, out)``.
 
         Args:
@@ -183,9 +202,11 @@ class StoreContents:
         if (camera, decode) not in self._readers:
             name = f"data/image/{camera}"
             layout = parse_image(self._snapshot.arrays[name])
-            self._readers[camera, decode] = (
+            reader = (
                 ZarrImages(self.path, name) if layout is None else ImageReader(self.path / name, layout, decode=decode)
             )
+            live = self.live_rows
+            self._readers[camera, decode] = reader if live is None else LiveImages(reader, live)
         return self._readers[camera, decode]
 
     def _spec(self, stream: str) -> StreamSpec:
@@ -197,11 +218,17 @@ class StoreContents:
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            layout = parse_column(self._snapshot.arrays[name])
-            if layout is not None:
-                values = read_column(self.path / name, layout, 0, layout.rows)
+            live = None if name == RECORDS else self.live_rows
+            if live is None:
+                values = self._stored_column(name)
             else:
-                values = read_through_zarr(self.path, name, self._snapshot.arrays[name]["shape"][0])
+                values = live.ends if name == ENDS else live.select(self._stored_column(name))
             values.flags.writeable = False
             self._columns[name] = values
         return self._columns[name]
+
+    def _stored_column(self, name: str) -> NDArray[Any]:
+        layout = parse_column(self._snapshot.arrays[name])
+        if layout is not None:
+            return read_column(self.path / name, layout, 0, layout.rows)
+        return read_through_zarr(self.path, name, self._snapshot.arrays[name]["shape"][0])

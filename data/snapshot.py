@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.data.layout import FORMAT, SCHEMA_VERSION
+from robopolicy.data.tombstones import check_tombstones
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, EmbodimentError, StoreNotFoundError, explain
 
@@ -43,6 +44,11 @@ class Snapshot:
     def num_episodes(self) -> int:
         """Committed episodes."""
         return int(self.attributes["committed"]["num_episodes"])
+
+    @property
+    def tombstones(self) -> tuple[int, ...]:
+        """Stored indices of the deleted episodes, see :mod:`robopolicy.data.tombstones`."""
+        return check_tombstones(self.attributes.get("tombstones", []), self.num_episodes)
 
 
 def json_bytes(document: Mapping[str, Any]) -> bytes:
@@ -95,6 +101,7 @@ def read_snapshot(path: Path) -> Snapshot:
         lengths = {p: a["shape"][0] for p, a in arrays.items() if p.startswith("data/")}
         episodes = arrays["meta/episode_ends"]["shape"][0]
         missing = [f"data/{name}" for name in attributes["streams"] if f"data/{name}" not in lengths]
+        _ = snapshot.tombstones
     except (KeyError, TypeError, ValueError, EmbodimentError) as error:
         raise DataError(explain(f"{record} is damaged: {type(error).__name__}: {error}", mend=_RESTORE)) from error
     if embodiment.hash != stated:

@@ -184,6 +184,23 @@ class EpisodeStore(StoreContents):
         writer.recompute_statistics()
         self._show(writer.snapshot)
 
+    def set_tombstones(self, episodes: Iterable[int]) -> None:
+        """Hide exactly these episodes from readers; nothing is removed, and an empty list shows all of them again.
+
+        The indices of the others close up, statistics are those of what is left, ``content_hash`` changes. See
+        :mod:`robopolicy.data.tombstones`, and :mod:`robopolicy.data.tools.deletion` for deleting by live index.
+
+        Args:
+            episodes: *Stored* indices.
+
+        Raises:
+            DataError: no such episodes.
+            StorageError: opened for reading only, or the disk refused; nothing has changed.
+        """
+        writer = self._require_writer()
+        writer.set_tombstones(sorted({int(i) for i in episodes}))
+        self._show(writer.snapshot)
+
     def _require_writer(self) -> StoreWriter:
         if self._writer is None:
             raise StorageError(explain(f"{self.path} is open for reading", mend="EpisodeStore.open(path, mode='a')"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from robopolicy.data.layout import (
 from robopolicy.data.shard import ImageTail, decode_frames, encode_frames
 from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, strict_json
 from robopolicy.data.statistics import RowSample, RunningMoments, Statistics, row_keys, sampled_rows
+from robopolicy.data.tombstones import check_tombstones, dead_rows
 from robopolicy.errors import DataError, StorageError, explain
 
 __all__ = ["StoreWriter"]
@@ -114,6 +115,26 @@ class StoreWriter:
             StorageError, DataError: as when writing and reading.
         """
         self._require_sure()
+        self._rewrite_record(self.snapshot.attributes)
+
+    def set_tombstones(self, episodes: Sequence[int]) -> None:
+        """Hide exactly these stored episodes from readers, and commit statistics of the others.
+
+        Args:
+            episodes: Stored indices in rising order; none shows every episode again.
+
+        Raises:
+            DataError: no such episodes.
+            StorageError: the disk refused, and nothing has changed.
+        """
+        self._require_sure()
+        check_tombstones(list(episodes), self.snapshot.num_episodes)
+        others = {k: v for k, v in self.snapshot.attributes.items() if k != "tombstones"}
+        self._rewrite_record({**others, "tombstones": list(episodes)} if episodes else others)
+
+    def _rewrite_record(self, attributes: dict[str, Any]) -> None:
+        """Commit ``attributes`` with statistics that are made from the data anew; no row is written."""
+        dead = self._dead_rows(attributes.get("tombstones", []))
         moments = {}
         for name in self._moments:
             tail = self._tails[f"data/{name}"]
@@ -121,9 +142,26 @@ class StoreWriter:
             merged = RunningMoments.empty(tail.layout.width[0])
             for start in range(0, tail.layout.rows, tail.layout.chunk_rows):
                 stop = min(start + tail.layout.chunk_rows, tail.layout.rows)
-                merged = merged.merge(RunningMoments.of(read_column(tail.folder, tail.layout, start, stop)))
+                rows = read_column(tail.folder, tail.layout, start, stop)
+                rows = rows if dead is None else rows[~dead[start:stop]]
+                merged = merged.merge(RunningMoments.of(rows)) if len(rows) else merged
             moments[name] = merged
-        self._commit({}, self._tails, self.snapshot.attributes["committed"], moments, self._sample)
+        sample = self._sampled(list(moments), dead)
+        self._commit({}, self._tails, attributes["committed"], moments, sample, attributes)
+
+    def _dead_rows(self, tombstones: Sequence[int]) -> NDArray[np.bool_] | None:
+        if not tombstones:
+            return None
+        tail = self._tails[ENDS]
+        assert isinstance(tail, ColumnTail)
+        return dead_rows(read_column(tail.folder, tail.layout, 0, tail.layout.rows), tombstones)
+
+    def _sampled(self, streams: Sequence[str], dead: NDArray[np.bool_] | None) -> RowSample:
+        """The quantile sample of what is committed, read from the data."""
+        rows = sampled_rows(self.snapshot.num_steps, dead)
+        tails = {name: self._tails[f"data/{name}"] for name in streams}
+        kept = {name: _pick(tail, rows) for name, tail in tails.items() if isinstance(tail, ColumnTail)}
+        return RowSample(row_keys(0, self.snapshot.num_steps)[rows] if len(rows) else row_keys(0, 0), kept)
 
     def _commit(
         self,
@@ -132,6 +170,7 @@ class StoreWriter:
         committed: Mapping[str, Any],
         moments: dict[str, RunningMoments],
         sample: RowSample,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         for file, parts in files.items():
             write_atomically(file, parts)
@@ -140,7 +179,8 @@ class StoreWriter:
         for name, moment in moments.items():
             if moment.count:
                 statistics[name] = {**moment.statistics(sample.rows[name]).to_dict(), "m2": moment.m2.tolist()}
-        attributes = {**self.snapshot.attributes, "committed": dict(committed), "statistics": statistics}
+        base = self.snapshot.attributes if attributes is None else attributes
+        attributes = {**base, "committed": dict(committed), "statistics": statistics}
         arrays = {name: _document(tail) for name, tail in tails.items()}
         self._unsure = True
         try:
@@ -163,21 +203,18 @@ class StoreWriter:
 
     def _restore(self) -> tuple[dict[str, RunningMoments], RowSample]:
         """Running statistics as they stood at the commit: moments from the record, the sample from the data."""
-        rows = sampled_rows(self.snapshot.num_steps)
         stored = self.snapshot.attributes.get("statistics", {})
-        moments, kept = {}, {}
+        moments = {}
         for name, tail in self._tails.items():
             stream = name.removeprefix("data/")
             if not (name.startswith("data/") and isinstance(tail, ColumnTail) and tail.layout.dtype == "float32"):
                 continue
-            kept[stream] = _pick(tail, rows)
             moments[stream] = RunningMoments.empty(tail.layout.width[0])
             if stream in stored and "m2" in stored[stream]:
                 s = Statistics.from_dict(stored[stream])
                 m2 = np.asarray(stored[stream]["m2"], np.float64)
                 moments[stream] = RunningMoments(s.count, s.min, s.max, s.mean, m2)
-        keys = row_keys(0, self.snapshot.num_steps)[rows] if len(rows) else row_keys(0, 0)
-        return moments, RowSample(keys, kept)
+        return moments, self._sampled(list(moments), self._dead_rows(self.snapshot.tombstones))
 
     @staticmethod
     def _record(episode: Episode, length: int, digest: str) -> bytes:
