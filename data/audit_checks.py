@@ -18,7 +18,7 @@ from robopolicy.data.codecs import decode_jpeg
 from robopolicy.data.episode import EncodedFrames, Episode, StreamSpec
 from robopolicy.embodiment import Embodiment
 
-__all__ = ["MAX_CHANNELS", "CheckPlan", "ChannelInfo", "check_canonical", "check_plan", "state_action_lag"]
+__all__ = ["MAX_CHANNELS", "ChannelInfo", "CheckPlan", "check_canonical", "check_plan", "state_action_lag"]
 
 MAX_CHANNELS = 128
 """Wider streams (embeddings) are not looked at channel by channel."""
@@ -94,7 +94,7 @@ def check_canonical(episode: Episode, plan: CheckPlan) -> dict[str, Any]:
         if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == len(channels) and len(values):
             numbers[name] = np.asarray(values, np.float64)
     result: dict[str, Any] = {
-        "rows": int(len(next(iter(episode.streams.values()), ()))),
+        "rows": len(next(iter(episode.streams.values()), ())),
         "hash": _hash(numbers),
         "time": _time(np.asarray(episode.streams["time_ns"]), plan.fps) if "time_ns" in episode.streams else {},
         "constant": {},
@@ -169,7 +169,7 @@ def _at_limit(values: _Array, channels: tuple[ChannelInfo, ...]) -> dict[str, fl
 
 
 def _idle(numbers: Mapping[str, _Array], plan: CheckPlan) -> float:
-    """Fraction of steps in which neither state nor action moves by more than 1 mrad, 0.2 mm or 0.001 of another unit."""
+    """Fraction of steps in which neither state nor action moves by more than 1 mrad, 0.2 mm or 0.001 of others."""
     still: NDArray[np.bool_] | None = None
     for name in ("state", "action"):
         if name not in numbers or len(numbers[name]) < 2:

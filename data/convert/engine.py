@@ -203,10 +203,10 @@ class _Run:
         info = self.opened.info
         findings = list(info.findings)
         expected = info.expected_episodes
-        if expected is not None and expected != len(info.episodes):
-            if not any(f.kind == "missing_episode" for f in findings):
-                text = f"the source speaks of {expected} episodes, {len(info.episodes)} are there"
-                findings.append(Finding("missing_episode", text))
+        told = any(f.kind == "missing_episode" for f in findings)
+        if expected is not None and expected != len(info.episodes) and not told:
+            text = f"the source speaks of {expected} episodes, {len(info.episodes)} are there"
+            findings.append(Finding("missing_episode", text))
         about = {
             "format": self.request.format,
             "source": self.request.source,

@@ -33,7 +33,7 @@ class _Worker:
         self.begun = ""
         self.cpu_s, self._buffer = 0.0, b""
         self.log = spool / f"worker-{number}.log"
-        # One thread each, because there is one process per core; the search path as here, for formats of other packages.
+        # One thread each, because there is one process per core; the search path of this process, for others' formats.
         environment = {
             **os.environ,
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -47,7 +47,8 @@ class _Worker:
                 stderr=log,
                 env=environment,
             )
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.input: IO[bytes] = self.process.stdin
         self.output: IO[bytes] = self.process.stdout
 

@@ -1,4 +1,4 @@
-"""What is done to an episode between its source and the store: size of frames, encoding, checks. Runs in the workers."""
+"""What is done to an episode between its source and the store: size of frames, encoding, checks. Workers run it."""
 
 from __future__ import annotations
 

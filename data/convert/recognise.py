@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.data.convert.source import Format, Source
-from robopolicy.errors import DataError, MissingDependencyError, UnknownNameError, explain, suggest
+from robopolicy.errors import ConfigError, DataError, UnknownNameError, explain, suggest
 from robopolicy.registry import registry
 from robopolicy.schema import build, fields_of
 
@@ -57,7 +57,8 @@ def recognise(path: Path) -> str:
     for name in known:
         try:
             reason = load_format(name).detect(path)
-        except MissingDependencyError as error:
+        except (ConfigError, ImportError) as error:
+            # one format that is not installed properly must not hide the others
             unable.append(f"{name} could not be asked ({error})")
             continue
         if reason:

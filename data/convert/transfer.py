@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import mmap
 from dataclasses import dataclass, field
@@ -120,7 +121,7 @@ def _values(data: memoryview, entry: dict[str, Any]) -> NDArray[Any] | EncodedFr
         height, width, channels = entry["jpeg"]
         if ends[-1] > len(data):
             raise ValueError("frames are missing")
-        blobs = tuple(bytes(data[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
+        blobs = tuple(bytes(data[a:b]) for a, b in itertools.pairwise(ends))
         return EncodedFrames((height, width, channels), blobs)
     count = int(np.prod(entry["shape"], dtype=np.int64))
     return np.frombuffer(data, np.dtype(entry["dtype"]), count).reshape(entry["shape"])
