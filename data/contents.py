@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.columns import read_column
 from robopolicy.data.episode import StreamSpec
+from robopolicy.data.files import DAMAGE, Files
 from robopolicy.data.layout import ENDS, RECORDS, parse_column, parse_image
 from robopolicy.data.shard import ImageReader
 from robopolicy.data.snapshot import Snapshot
 from robopolicy.data.statistics import Statistics
-from robopolicy.data.tombstones import LiveImages, LiveRows
+from robopolicy.data.tombstones import FrameSource, LiveImages, LiveRows
 from robopolicy.data.zarr_fallback import ZarrImages, read_through_zarr
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
@@ -28,22 +29,26 @@ __all__ = ["StoreContents"]
 class StoreContents:
     """The episodes of one commit. Reading never changes anything on disk."""
 
-    def __init__(self, path: Path, snapshot: Snapshot):
+    def __init__(self, path: Path | str, snapshot: Snapshot, files: Files, verify: bool = True):
         """Nothing but the commit record has been read yet.
 
         Args:
-            path: The store's folder.
+            path: The store's folder or archive, or its URL.
             snapshot: Its commit record.
+            files: Where its files are.
+            verify: Check the checksums of frames.
         """
         self.path = path
+        self._files, self._verify = files, verify
         self._show(snapshot)
 
     def _show(self, snapshot: Snapshot) -> None:
         """Stand on ``snapshot`` from now on and forget what was cached of another."""
         self._snapshot = snapshot
         self._columns: dict[str, NDArray[Any]] = {}
-        self._readers: dict[tuple[str, JpegDecoder], ImageReader | ZarrImages | LiveImages] = {}
-        self._records: list[dict[str, Any]] | None = None
+        self._readers: dict[tuple[str, JpegDecoder], FrameSource] = {}
+        self._records: list[bytes] | None = None
+        self._streams: dict[str, StreamSpec] | None = None
         self._live: LiveRows | None = None
 
     @property
@@ -69,8 +74,10 @@ class StoreContents:
     @property
     def streams(self) -> dict[str, StreamSpec]:
         """Name -> dtype, shape without the time axis, and what else is known of it."""
-        entries = self._snapshot.attributes["streams"]
-        return {name: StreamSpec.from_dict(entry) for name, entry in entries.items()}
+        if self._streams is None:
+            entries = self._snapshot.attributes["streams"]
+            self._streams = {name: StreamSpec.from_dict(entry) for name, entry in entries.items()}
+        return dict(self._streams)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -149,14 +156,14 @@ class StoreContents:
         if not 0 <= index < self.num_episodes:
             raise DataError(explain("no such episode", given=index, allowed=f"0 to {self.num_episodes - 1}"))
         if self._records is None:
-            lines = self._column(RECORDS).tobytes().splitlines()
-            try:
-                self._records = [json.loads(line) for line in lines]
-            except ValueError as error:
-                raise DataError(explain(f"{self.path / RECORDS} is damaged: {error}")) from error
+            self._records = self._column(RECORDS).tobytes().splitlines()
+        stored = index if self.live_rows is None else int(self.live_rows.episodes[index])
         stop = int(self._column(ENDS)[index])
-        record = self._records[index if self.live_rows is None else int(self.live_rows.episodes[index])]
-        return {**record, "start": stop - record["length"], "stop": stop}
+        try:
+            record = json.loads(self._records[stored])
+            return {**record, "start": stop - record["length"], "stop": stop}
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            raise DataError(explain(f"{self.path}/{RECORDS} is damaged: {error}", mend=DAMAGE)) from error
 
     def read(self, stream: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows ``start .. stop`` of a stream -> [stop - start, ...], a copy.
@@ -173,7 +180,7 @@ class StoreContents:
         if not 0 <= start <= last <= self.num_steps:
             raise ShapeError(explain("no such rows", given=(start, last), allowed=f"0 to {self.num_steps}"))
         if spec.image:
-            return self.images(stream.removeprefix("image/")).read(start, last)
+            return self.frames(stream).read(start, last)
         return self.column(stream)[start:last].copy()
 
     def column(self, stream: str) -> NDArray[Any]:
@@ -186,7 +193,7 @@ class StoreContents:
             raise DataError(explain(f"'{stream}' is not low-dimensional", mend="use images() or read()"))
         return self._column(f"data/{stream}")
 
-    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> ImageReader | ZarrImages | LiveImages:
+    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> FrameSource:
         """Random access to the frames of a camera: ``read(start, stop)`` and ``gather(rows, out)``.
 
         Args:
@@ -199,15 +206,32 @@ class StoreContents:
         if camera not in self.cameras:
             mend = suggest(camera, self.cameras)
             raise UnknownNameError(explain("no such camera", given=repr(camera), allowed=self.cameras, mend=mend))
-        if (camera, decode) not in self._readers:
-            name = f"data/image/{camera}"
+        return self.frames(f"image/{camera}", decode)
+
+    def frames(self, stream: str, decode: JpegDecoder = decode_jpeg) -> FrameSource:
+        """Random access to any stream of frames: ``image/<camera>``, ``depth/<camera>`` ...; as :meth:`images`.
+
+        Args:
+            stream: Name.
+            decode: JPEG decoder.
+
+        Raises:
+            UnknownNameError: no such stream.
+            DataError: it is low-dimensional.
+        """
+        if not self._spec(stream).image:
+            raise DataError(explain(f"'{stream}' has no frames", mend="use column() or read()"))
+        if (stream, decode) not in self._readers:
+            name = f"data/{stream}"
             layout = parse_image(self._snapshot.arrays[name])
-            reader = (
-                ZarrImages(self.path, name) if layout is None else ImageReader(self.path / name, layout, decode=decode)
+            reader: FrameSource = (
+                ZarrImages(self._files, name)
+                if layout is None
+                else ImageReader(self._files.within(name), layout, verify=self._verify, decode=decode)
             )
             live = self.live_rows
-            self._readers[camera, decode] = reader if live is None else LiveImages(reader, live)
-        return self._readers[camera, decode]
+            self._readers[stream, decode] = reader if live is None else LiveImages(reader, live)
+        return self._readers[stream, decode]
 
     def _spec(self, stream: str) -> StreamSpec:
         streams = self.streams
@@ -230,5 +254,5 @@ class StoreContents:
     def _stored_column(self, name: str) -> NDArray[Any]:
         layout = parse_column(self._snapshot.arrays[name])
         if layout is not None:
-            return read_column(self.path / name, layout, 0, layout.rows)
-        return read_through_zarr(self.path, name, self._snapshot.arrays[name]["shape"][0])
+            return read_column(self._files.within(name), layout, 0, layout.rows)
+        return read_through_zarr(self._files, name, self._snapshot.arrays[name]["shape"][0])

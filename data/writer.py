@@ -28,21 +28,24 @@ from robopolicy.data.episode import EncodedFrames, Episode
 from robopolicy.data.layout import (
     ENDS,
     RECORDS,
+    ColumnLayout,
+    ImageLayout,
     column_metadata,
     image_metadata,
     parse_column,
     parse_image,
-    root_metadata,
 )
 from robopolicy.data.shard import ImageTail, decode_frames, encode_frames
-from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, strict_json
+from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, record_bytes, strict_json
 from robopolicy.data.statistics import RowSample, RunningMoments, Statistics, row_keys, sampled_rows
 from robopolicy.data.tombstones import check_tombstones, dead_rows
 from robopolicy.errors import DataError, StorageError, explain
 
-__all__ = ["StoreWriter"]
+__all__ = ["CheckedEpisode", "StoreWriter", "stored_form"]
 
 Tail = ColumnTail | ImageTail
+CheckedEpisode = tuple[Episode, Mapping[str, NDArray[Any] | EncodedFrames]]
+"""An episode and its streams as ``check_episode`` returned them."""
 
 
 class StoreWriter:
@@ -73,39 +76,42 @@ class StoreWriter:
         finally:
             self.lock.release()
 
-    def append(self, episode: Episode, streams: Mapping[str, NDArray[Any] | EncodedFrames]) -> None:
-        """Commit one checked episode; afterwards ``snapshot`` includes it.
+    def append(self, episodes: Sequence[CheckedEpisode]) -> None:
+        """Commit checked episodes together; afterwards ``snapshot`` includes all of them.
+
+        The store is the same, to the bit, as after appending them one by one.
 
         Raises:
             StorageError: the disk refused, and neither the store nor this writer has changed; or this handle may not
                 write any more.
         """
         self._require_sure()
-        start = self.snapshot.num_steps
-        length = len(streams["time_ns"])
-        tails = dict(self._tails)
-        files: dict[Path, list[bytes]] = {}
-        digest = hashlib.sha256()
-        for name, values in streams.items():
-            tail, written, stored = _extended(tails[f"data/{name}"], values)
-            for part in stored:
-                digest.update(part)
-            tails[f"data/{name}"] = tail
+        start = stop = self.snapshot.num_steps
+        chain = str(self.snapshot.attributes["committed"]["content_hash"])
+        added: dict[str, list[Any]] = {name: [] for name in self._tails}
+        moments = dict(self._moments)
+        for episode, streams in episodes:
+            digest = hashlib.sha256()
+            for name, values in streams.items():
+                stored, hashed = stored_form(self._tails[f"data/{name}"].layout, values)
+                for part in hashed:
+                    digest.update(part)
+                added[f"data/{name}"].append(stored)
+            length = len(streams["time_ns"])
+            stop += length
+            record = self._record(episode, length, digest.hexdigest())
+            chain = hashlib.sha256(chain.encode() + record).hexdigest()
+            added[ENDS].append(np.array([stop], np.int64))
+            added[RECORDS].append(np.frombuffer(record, np.uint8))
+            for name in moments:
+                moments[name] = moments[name].merge(RunningMoments.of(np.asarray(streams[name])))
+        tails, files = dict(self._tails), {}
+        for name, tail in self._tails.items():
+            tails[name], written = _extended(tail, added[name])
             files.update(written)
-        record = self._record(episode, length, digest.hexdigest())
-        ends = np.array([start + length], np.int64)
-        for name, rows in ((ENDS, ends), (RECORDS, np.frombuffer(record, np.uint8))):
-            tails[name], written, _ = _extended(tails[name], rows)
-            files.update(written)
-        numbers = {k: np.asarray(streams[k]) for k in self._moments}
-        moments = {k: m.merge(RunningMoments.of(numbers[k])) for k, m in self._moments.items()}
-        sample = self._sample.extended(start, numbers)
-        chain = self.snapshot.attributes["committed"]["content_hash"]
-        committed = {
-            "num_episodes": self.snapshot.num_episodes + 1,
-            "num_steps": start + length,
-            "content_hash": hashlib.sha256(chain.encode() + record).hexdigest(),
-        }
+        sample = self._sample.extended(start, {name: np.concatenate(added[f"data/{name}"]) for name in moments})
+        count = self.snapshot.num_episodes + len(episodes)
+        committed = {"num_episodes": count, "num_steps": stop, "content_hash": chain}
         self._commit(files, tails, committed, moments, sample)
 
     def recompute_statistics(self) -> None:
@@ -184,7 +190,7 @@ class StoreWriter:
         arrays = {name: _document(tail) for name, tail in tails.items()}
         self._unsure = True
         try:
-            write_atomically(self.path / ROOT_FILE, [json_bytes(root_metadata(attributes, arrays))])
+            write_atomically(self.path / ROOT_FILE, [record_bytes(attributes, arrays)])
         except StorageError:
             self._unsure = False
             raise
@@ -247,16 +253,30 @@ def _document(tail: Tail) -> dict[str, Any]:
     return column_metadata(tail.layout) if isinstance(tail, ColumnTail) else image_metadata(tail.layout)
 
 
-def _extended(tail: Tail, values: NDArray[Any] | EncodedFrames) -> tuple[Tail, dict[Path, list[bytes]], list[bytes]]:
-    """(new tail, files to write, the values as stored bytes for the digest)."""
-    if isinstance(tail, ColumnTail):
+def stored_form(
+    layout: ColumnLayout | ImageLayout, values: NDArray[Any] | EncodedFrames
+) -> tuple[NDArray[Any] | list[bytes], list[bytes]]:
+    """(rows or the bytes of each frame, what an episode's SHA-256 is taken of).
+
+    That is the values as they are stored, and the pixels of losslessly compressed frames, because the compressed bytes
+    depend on the compressor's version.
+    """
+    if isinstance(layout, ColumnLayout):
         assert not isinstance(values, EncodedFrames)
-        return *tail.extended(values), [np.ascontiguousarray(values).tobytes()]
+        return values, [np.ascontiguousarray(values).tobytes()]
     if isinstance(values, EncodedFrames):
-        blobs = list(values.blobs) if tail.layout.codec == "jpeg" else encode_frames(decode_frames(values), "raw")
-    else:
-        blobs = encode_frames(values, tail.layout.codec)
-    return *tail.extended(blobs), blobs
+        if layout.codec == "jpeg":
+            return list(values.blobs), list(values.blobs)
+        values = decode_frames(values)
+    blobs = encode_frames(values, layout.codec)
+    return blobs, encode_frames(values, "raw") if layout.codec == "blosc" else blobs
+
+
+def _extended(tail: Tail, added: list[Any]) -> tuple[Tail, dict[Path, list[bytes]]]:
+    """(new tail, files to write) after the stored forms of several episodes."""
+    if isinstance(tail, ColumnTail):
+        return tail.extended(np.concatenate(added) if added else tail.tail[:0])
+    return tail.extended([blob for blobs in added for blob in blobs])
 
 
 def _pick(tail: ColumnTail, rows: NDArray[np.int64]) -> NDArray[Any]:
