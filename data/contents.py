@@ -52,6 +52,16 @@ class StoreContents:
         self._live: LiveRows | None = None
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The commit record that this handle stands on."""
+        return self._snapshot
+
+    @property
+    def files(self) -> Files:
+        """Where the bytes are."""
+        return self._files
+
+    @property
     def embodiment(self) -> Embodiment:
         """Card of the robot that the data are from."""
         return self._snapshot.embodiment
