@@ -14,7 +14,7 @@ from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.columns import read_column
 from robopolicy.data.episode import StreamSpec
 from robopolicy.data.files import DAMAGE, Files
-from robopolicy.data.layout import ENDS, RECORDS, parse_column, parse_image
+from robopolicy.data.layout import ENDS, RECORDS, ImageLayout, parse_column, parse_image
 from robopolicy.data.shard import ImageReader
 from robopolicy.data.snapshot import Snapshot
 from robopolicy.data.statistics import Statistics
@@ -234,11 +234,7 @@ class StoreContents:
         if (stream, decode) not in self._readers:
             name = f"data/{stream}"
             layout = parse_image(self._snapshot.arrays[name])
-            reader: FrameSource = (
-                ZarrImages(self._files, name)
-                if layout is None
-                else ImageReader(self._files.within(name), layout, verify=self._verify, decode=decode)
-            )
+            reader = _frame_source(self._files, name, layout, self._verify, decode)
             live = self.live_rows
             self._readers[stream, decode] = reader if live is None else LiveImages(reader, live)
         return self._readers[stream, decode]
@@ -266,3 +262,17 @@ class StoreContents:
         if layout is not None:
             return read_column(self._files.within(name), layout, 0, layout.rows)
         return read_through_zarr(self._files, name, self._snapshot.arrays[name]["shape"][0])
+
+
+def _frame_source(
+    files: Files, name: str, layout: ImageLayout | None, verify: bool, decode: JpegDecoder
+) -> FrameSource:
+    if layout is None:
+        return ZarrImages(files, name)
+    if files.mapped:
+        return ImageReader(files.within(name), layout, verify=verify, decode=decode)
+    from robopolicy.data.remote import RemoteFiles
+    from robopolicy.data.remote_images import RemoteImages
+
+    assert isinstance(files, RemoteFiles)
+    return RemoteImages(files.within(name), layout, verify=verify, decode=decode)

@@ -35,6 +35,10 @@ class Files(Protocol):
         """What to call a file in a message."""
         ...
 
+    def find(self, key: str) -> bytes | None:
+        """A whole file, or None when there is none; raises as :meth:`read` otherwise."""
+        ...
+
     def read(self, key: str) -> bytes:
         """A whole file.
 
@@ -73,6 +77,10 @@ class LocalFiles:
     def where(self, key: str) -> str:
         """Path of a file."""
         return str(self.folder / key)
+
+    def find(self, key: str) -> bytes | None:
+        """A whole file, or None; see :meth:`Files.find`."""
+        return self.read(key) if (self.folder / key).is_file() else None
 
     def read(self, key: str) -> bytes:
         """A whole file; see :meth:`Files.read`."""
@@ -150,6 +158,10 @@ class ZipFiles:
     def where(self, key: str) -> str:
         """Archive and name within."""
         return f"{self.path}:{self.prefix}{key}"
+
+    def find(self, key: str) -> bytes | None:
+        """A whole entry, or None; see :meth:`Files.find`."""
+        return self.read(key) if self.prefix + key in self._entries else None
 
     def read(self, key: str) -> bytes:
         """A whole entry; see :meth:`Files.read`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from robopolicy.data.codecs import JPEG_CODEC, jpeg_codec_metadata
 from robopolicy.data.depth_codec import BLOSC_CODEC, blosc_metadata
+from robopolicy.errors import DataError, explain
 
 __all__ = [
     "COLUMN_CHUNK_ROWS",
@@ -26,6 +27,7 @@ __all__ = [
     "SHARD_FRAMES",
     "ColumnLayout",
     "ImageLayout",
+    "chunk_keys",
     "chunk_rows",
     "column_metadata",
     "group_metadata",
@@ -214,6 +216,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value
+
+
+def chunk_keys(metadata: Mapping[str, Any]) -> list[str]:
+    """File names of all chunks or shards that hold rows of an array, inside its folder.
+
+    Raises:
+        DataError: another layout than ours.
+    """
+    layout = parse_column(metadata) or parse_image(metadata)
+    if layout is None:
+        raise DataError(
+            explain("an array is laid out by other software", given=metadata.get("codecs"), mend="copy its episodes")
+        )
+    size = layout.chunk_rows if isinstance(layout, ColumnLayout) else layout.shard_frames
+    return [layout.key(i) for i in range(-(-layout.rows // size))]
 
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from robopolicy.data.layout import ImageLayout
 from robopolicy.errors import DataError, ShapeError, explain
 
 __all__ = [
+    "CHECKSUM_BYTES",
     "ImageReader",
     "ImageTail",
     "check_rows",

@@ -170,7 +170,10 @@ def read_snapshot(path: Path | str, files: Files | None = None) -> Snapshot:
 
 def _read_root(path: Path | str, files: Files) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Attributes and array documents, of whatever robopolicy store is there."""
-    raw = _raw_root(path) if isinstance(files, LocalFiles) else files.read(ROOT_FILE)
+    raw = _raw_root(path) if isinstance(files, LocalFiles) else files.find(ROOT_FILE)
+    if raw is None:
+        mend = f"name the folder or archive that has {ROOT_FILE} at its top"
+        raise StoreNotFoundError(explain(f"no episode store at {path}: it has no {ROOT_FILE}", mend=mend))
     record = files.where(ROOT_FILE)
     try:
         document = json.loads(raw)
