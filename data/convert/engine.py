@@ -181,7 +181,11 @@ class _Run:
                 reason = str(error)
         if not self.skip_bad:
             repairs = sorted({f.repair for f in prepared.findings if f.repair and not f.repaired} - self.repair)
-            mend = f"repair=[{','.join(repairs)}], or leave it out: skip_bad=true" if repairs else "skip_bad=true"
+            mend = (
+                f"repair=[{','.join(repairs)}], or leave it out: skip_bad=true"
+                if repairs
+                else "leave it out: skip_bad=true"
+            )
             raise DataError(
                 explain(
                     f"episode '{prepared.id}' of {self.request.source}: {reason}",

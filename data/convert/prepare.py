@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robopolicy.data.audit_checks import CheckPlan, check_canonical
+from robopolicy.data.codecs import decode_jpeg, encode_jpeg
+from robopolicy.data.convert.frames import FrameSequence
 from robopolicy.data.convert.source import Source
 from robopolicy.data.convert.transfer import Prepared
 from robopolicy.data.episode import EncodedFrames, Episode
-from robopolicy.data.shard import decode_frames, encode_frames
 from robopolicy.errors import DataError, MissingDependencyError, RobopolicyError, StorageError, explain
 
-__all__ = ["Preparation", "prepare", "resized"]
+__all__ = ["Preparation", "framed", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,7 @@ def prepare(source: Source, episode: str, how: Preparation) -> Prepared:
         if reading.episode is None:
             return Prepared(episode, None, reading.findings)
         ready = _prepared(reading.episode, episode, how)
-        checks = check_canonical(ready, how.plan)
-        for name in how.cameras:
-            frames = ready.streams.get(f"image/{name}")
-            if how.codec == "jpeg" and isinstance(frames, np.ndarray):
-                height, width = frames.shape[1:3]
-                ready.streams[f"image/{name}"] = EncodedFrames((height, width, 3), tuple(encode_frames(frames, "jpeg")))
-        return Prepared(episode, ready, reading.findings, checks)
+        return Prepared(episode, ready, reading.findings, check_canonical(ready, how.plan))
     except (MissingDependencyError, StorageError, MemoryError):
         raise
     except RobopolicyError as error:
@@ -76,25 +71,53 @@ def _prepared(episode: Episode, name: str, how: Preparation) -> Episode:
     for camera, (height, width) in how.cameras.items():
         key = f"image/{camera}"
         if key in streams:
-            streams[key] = resized(streams[key], height, width)
+            streams[key] = framed(streams[key], height, width, how.codec)
     metadata: dict[str, Any] = dict(episode.metadata)
     metadata["source"] = {**(metadata.get("source") or {}), "id": name}
     return Episode(streams, episode.language, bool(episode.success), metadata)
 
 
-def resized(frames: NDArray[Any] | EncodedFrames, height: int, width: int) -> NDArray[Any] | EncodedFrames:
-    """Frames [T, H, W, 3] at another size, Lanczos with the support that shrinking needs; unchanged at the same size.
+def framed(frames: Any, height: int, width: int, codec: str) -> NDArray[Any] | EncodedFrames:
+    """Frames of one camera at the size of the store, JPEG files for a ``jpeg`` store.
+
+    They are decoded, resized (Lanczos with the support that shrinking needs) and encoded one at a time. JPEG files of
+    the right size are passed on as they are, and so is everything that is not frames, for the store to refuse it.
+
+    Args:
+        frames: uint8 [T, H, W, 3], :class:`EncodedFrames` or :class:`FrameSequence`.
+        height, width: Of the store.
+        codec: ``jpeg`` or ``raw``.
 
     Raises:
         DataError: not colour frames, or a frame that cannot be decoded.
     """
-    if tuple(frames.shape[1:3]) == (height, width):
+    same = tuple(frames.shape[1:3]) == (height, width)
+    lazy = isinstance(frames, FrameSequence)
+    if same and not lazy and (codec == "raw" or isinstance(frames, EncodedFrames)):
         return frames
-    if isinstance(frames, EncodedFrames):
-        frames = decode_frames(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise DataError(explain("only colour frames can be resized", given=(frames.dtype, frames.shape)))
+    if len(frames.shape) != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise DataError(explain("frames have to be uint8 [T, H, W, 3]", given=(str(frames.dtype), frames.shape)))
+    each = (_fitted(frame, height, width) for frame in _decoded(frames))
+    if codec == "jpeg":
+        return EncodedFrames((height, width, 3), tuple(encode_jpeg(frame) for frame in each))
     out = np.empty((len(frames), height, width, 3), np.uint8)
-    for frame, place in zip(frames, out, strict=True):
-        place[...] = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
+    for place, frame in zip(out, each, strict=True):
+        place[...] = frame
     return out
+
+
+def _decoded(frames: NDArray[Any] | EncodedFrames | FrameSequence) -> Iterator[NDArray[np.uint8]]:
+    if not isinstance(frames, EncodedFrames):
+        yield from frames
+        return
+    for blob in frames.blobs:
+        frame = np.empty(frames.frame, np.uint8)
+        decode_jpeg(blob, frame)
+        yield frame
+
+
+def _fitted(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if frame.shape[:2] == (height, width):
+        return np.ascontiguousarray(frame)
+    image = Image.fromarray(np.ascontiguousarray(frame)).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image)
