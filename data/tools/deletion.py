@@ -24,7 +24,7 @@ def doomed(store: StoreContents, episodes: Sequence[int]) -> list[dict[str, Any]
     """
     chosen = sorted(check_indices(store, episodes))
     if not chosen:
-        raise CommandError(explain("nothing to delete", mend="episodes=[3,5], or where=\"'not success'\""))
+        raise CommandError(explain("nothing to delete", mend="episodes=[3,5], or where='not success'"))
     if len(chosen) == store.num_episodes:
         raise CommandError(
             explain(
@@ -43,19 +43,26 @@ def doomed(store: StoreContents, episodes: Sequence[int]) -> list[dict[str, Any]
     return rows
 
 
-def delete(path: str | Path, episodes: Sequence[int]) -> list[dict[str, Any]]:
+def delete(path: str | Path, episodes: Sequence[int], *, expected: str | None = None) -> list[dict[str, Any]]:
     """Hide episodes, named by their present (live) indices, from every reader. **The indices of later ones move up.**
 
     Their data stay on disk until :func:`compact`; :func:`undelete` brings them back.
+
+    Args:
+        path: Of the store.
+        episodes: Live indices.
+        expected: Content hash of the store when the episodes were chosen; refused if it has changed since.
 
     Returns:
         What was deleted, as :func:`doomed` shows it.
 
     Raises:
-        CommandError: as :func:`doomed`.
+        CommandError: as :func:`doomed`, or the store has changed.
         StorageError: another writer has the store, or the disk refused; nothing was changed.
     """
     with EpisodeStore.open(path, "a") as store:
+        if expected is not None and store.content_hash != expected:
+            raise CommandError(explain(f"{path} has changed in the meantime", mend="look again, then delete"))
         rows = doomed(store, episodes)
         store.set_tombstones([*store.tombstones, *(row["stored"] for row in rows)])
         return rows

@@ -135,6 +135,8 @@ def parse_expression(text: str) -> Expression:
         raise _error(text.strip(), (error.offset or 1) - 1, f"cannot be read: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise CommandError(explain("the condition cannot be read", given=text[:80], mend="write it simpler")) from error
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str) and tree.value.strip():
+        return parse_expression(tree.value)  # the whole condition in quotes, as a command line may have it
     paths: set[tuple[Any, ...]] = set()
     try:
         _check(tree, text.strip(), paths)

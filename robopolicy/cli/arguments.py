@@ -12,7 +12,7 @@ from robopolicy.errors import CommandError, explain, suggest
 from robopolicy.registry import config_roots
 from robopolicy.schema import UNSET, fields_of, type_name
 
-__all__ = ["describe_keys", "flags", "parse", "split_arguments"]
+__all__ = ["as_text", "describe_keys", "flags", "parse", "split_arguments"]
 
 T = TypeVar("T")
 
@@ -88,6 +88,17 @@ def parse(cls: type[T], name: str, argv: Sequence[str], *, positional: Sequence[
     escaped = {key: value.replace("'", "\\'") for key, value in named.items()}
     quoted = [f"{key}='{value}'" for key, value in escaped.items()]
     return load(cls, name, [*quoted, *overrides])
+
+
+def as_text(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Arguments in which the values of the keys ``names`` are quoted, so that they may hold any character."""
+    words = []
+    for argument in argv:
+        name, has_value, value = argument.partition("=")
+        if has_value and name in names:
+            argument = f"{name}='" + value.replace("'", "\\'") + "'"
+        words.append(argument)
+    return words
 
 
 def describe_keys(cls: type, name: str) -> str:

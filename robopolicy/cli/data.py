@@ -28,6 +28,8 @@ ORDER = (
     "merge",
     "split",
     "filter",
+    "delete",
+    "undelete",
     "compact",
     "export",
     "bench",
