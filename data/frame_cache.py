@@ -124,8 +124,8 @@ def open_tier(entry: Mapping[str, Any]) -> FrameTier:
     return tier
 
 
-def default_cache_bytes() -> int:
-    """4 GiB, or half of the memory that is available now where that is less; shared by the processes of a launcher."""
+def default_cache_bytes(upper: int = DEFAULT_CACHE_BYTES) -> int:
+    """``upper``, or half of the memory that is available now where that is less; divided among a launcher's processes."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         with open("/proc/meminfo", encoding="ascii") as stream:
@@ -134,7 +134,7 @@ def default_cache_bytes() -> int:
     except (OSError, KeyError, ValueError):
         pass  # not Linux: free pages are the best guess
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return min(DEFAULT_CACHE_BYTES, available // 2) // max(int(processes) if processes.isdigit() else 1, 1)
+    return min(upper, available // 2) // max(int(processes) if processes.isdigit() else 1, 1)
 
 
 @dataclass

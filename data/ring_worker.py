@@ -81,8 +81,13 @@ def serve(connection: socket.socket, parent: int) -> None:
         parent: Its process id.
     """
     size = int.from_bytes(receive(connection, 8), "little")
-    slots = _Slots(json.loads(receive(connection, size)))
-    connection.sendall(REPLY.pack(0, 0, 0))
+    try:
+        slots = _Slots(json.loads(receive(connection, size)))
+    except Exception as error:  # whatever it was, the parent raises it
+        text = _error_text(error)
+        connection.sendall(REPLY.pack(FILL, 0, len(text)) + text)
+        return
+    connection.sendall(REPLY.pack(FILL, 0, 0))
     while True:
         while not select.select([connection], [], [], _LOOK_S)[0]:
             if os.getppid() != parent:
@@ -98,9 +103,13 @@ def serve(connection: socket.socket, parent: int) -> None:
             else:
                 tier: Any = slots.tiers[kind - FILL]
                 tier.fill(first, second)
-        except Exception as error:  # whatever it was, the parent raises it
-            text = json.dumps([type(error).__name__, str(error)]).encode()
+        except Exception as error:  # as above
+            text = _error_text(error)
         connection.sendall(REPLY.pack(kind, first, len(text)) + text)
+
+
+def _error_text(error: Exception) -> bytes:
+    return json.dumps([type(error).__name__, str(error)]).encode()
 
 
 def main() -> None:

@@ -149,6 +149,12 @@ class WindowDataset:
         return "stream" in self.tiers.values()
 
     @property
+    def frame_bytes(self) -> int:
+        """What all frames of the windows take when they are decoded."""
+        tiers = self.frame_tiers.values()
+        return len(self) * sum(int(np.prod(t.frame)) * np.dtype(t.dtype).itemsize for t in tiers)
+
+    @property
     def blocks(self) -> NDArray[np.int64]:
         """int64 [K]: first window of each run of windows whose newest frames lie in the same 256 stored ones."""
         shards = self._newest_rows() // SHARD_FRAMES
