@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.convert.frames import FrameSequence
 from robopolicy.data.episode import StreamSpec
 from robopolicy.errors import DataError, MissingDependencyError, NonFiniteError, ShapeError, explain, suggest
 
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 SUFFIXES = (".hdf5", ".h5")
+_BLOCK_FRAMES = 32
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -220,14 +222,30 @@ class Hdf5File:
             )
         return int(shape[1]), int(shape[2])
 
-    def frames(self, key: str, rows: slice = slice(None)) -> NDArray[np.uint8]:
-        """Colour frames u8 [T, H, W, 3].
+    def frames(self, key: str, rows: slice, turn: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> FrameSequence:
+        """Colour frames u8 [T, H, W, 3], read when they are encoded, a block at a time; the file is opened anew.
+
+        Args:
+            key: The array.
+            rows: Which of them.
+            turn: What is done to a block [n, H, W, 3], which must keep its shape.
 
         Raises:
-            DataError, ShapeError: as :meth:`frame_size` and :meth:`read`.
+            DataError, ShapeError: as :meth:`frame_size`; on iteration as :meth:`read`.
         """
-        self.frame_size(key)
-        return np.asarray(self.read(key, rows), np.uint8)
+        height, width = self.frame_size(key)
+        node, path = self.node(key), self.path
+        first, last, _ = rows.indices(len(node))
+        # A chunk of several frames is unpacked whole: blocks as long as it are unpacked once.
+        block = max(_BLOCK_FRAMES, node.chunks[0] if node.chunks else 0)
+
+        def decode() -> Iterator[NDArray[np.uint8]]:
+            with Hdf5File(path) as file:
+                for start in range(first, last, block):
+                    part = file.read(key, slice(start, min(start + block, last)))
+                    yield from part if turn is None else turn(part)
+
+        return FrameSequence(max(last - first, 0), (height, width, 3), decode)
 
     def attribute(self, key: str, name: str, default: Any = None) -> Any:
         """An attribute with bytes as text and numpy scalars as Python's, or ``default``."""

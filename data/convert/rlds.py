@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from robopolicy.data.codecs import check_jpeg_size
 from robopolicy.data.convert.hdf5_episode import nominal_time_ns
-from robopolicy.data.convert.poses import pose_card
+from robopolicy.data.convert.pose_cards import pose_card
 from robopolicy.data.convert.rlds_conventions import Convention, canonical, find_convention
 from robopolicy.data.convert.rlds_files import FEATURES, RldsFiles, Shard, find_data_set
 from robopolicy.data.convert.rlds_plan import FLAGS, STEPS, Plan, make_plan
@@ -271,7 +271,7 @@ def _card_of(rule: Convention, data_set: str, fps: float) -> Embodiment:
             card = None
         if card is not None and card.action_space == card.state_space == "ee_pose" and len(card.arms) == 1:
             return card
-    return pose_card(rule.robot or data_set, control_hz=fps)
+    return pose_card(rule.robot or data_set, control_hz=fps, gripper_width_m=rule.gripper_width_m)
 
 
 def _frames(blobs: Any, frame: tuple[int, int, int], where: str) -> NDArray[Any] | EncodedFrames:

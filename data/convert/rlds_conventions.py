@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from robopolicy.data.convert.poses import delta_targets
+from robopolicy.data.convert.deltas import delta_targets
 from robopolicy.data.convert.unify import gripper_opening, pose_channels, rotation_matrix
 from robopolicy.errors import ConfigError, DataError, UnknownNameError, explain, suggest
 from robopolicy.registry import registry
@@ -67,6 +67,7 @@ class Convention:
     description: str = setting("what is known, and from where", default="")
     card: str = setting("embodiment card; empty for an arm known by its pose only", default="")
     robot: str = setting("name of the robot where there is no card", default="")
+    gripper_width_m: float = setting("opening between the fingertips where there is no card", default=0.0)
     cameras: dict[str, str] = setting("image key -> camera slot; others keep their name", default={})
     language: tuple[str, ...] = setting("keys of the instruction, the first that is not empty", default=())
     dummy_first_row: bool = setting("whether row 0 of every episode has no action (zeros)", default=False)

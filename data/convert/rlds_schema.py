@@ -74,7 +74,7 @@ def read_features(path: Path) -> dict[str, Leaf]:
             )
         )
     try:
-        found = {leaf.path: leaf for leaf in _walk(root, (), 0)}
+        found = {leaf.path: leaf for leaf in sorted(_walk(root, (), 0), key=lambda leaf: leaf.path)}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(explain(f"{path} is damaged: {error!r}", mend="fetch it again")) from error
     if not any(leaf.path.startswith("steps/") and leaf.rank for leaf in found.values()):

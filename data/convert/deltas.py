@@ -1,71 +1,19 @@
-"""Cards for arms of which only the pose or the joint angles are known, and absolute targets from deltas."""
+"""Absolute targets from deltas, over whole episodes."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.channels import Channel, ChannelGroup
 from robopolicy.data.convert.unify import apply_delta
-from robopolicy.embodiment import Arm, Embodiment
 from robopolicy.errors import DataError, explain
 
-__all__ = ["DELTA_REFERENCES", "delta_targets", "joint_card", "pose_card", "rotation_held"]
+__all__ = ["DELTA_REFERENCES", "delta_targets", "rotation_held"]
 
 Array = NDArray[np.float64]
 DELTA_REFERENCES = ("measured", "target")
 """What a delta is added to: the pose measured in its row, or the target of the row before (of the first row: the
 measured pose)."""
-_REACH_M = 2.0
-
-
-def pose_card(name: str, *, control_hz: float, description: str = "", gripper: bool = True) -> Embodiment:
-    """An arm whose kinematics are not known: state and action are TCP pose and gripper, by the usual channel names.
-
-    Args:
-        name: Of the robot or data set.
-        control_hz: Rows per second.
-        description: One line.
-        gripper: Whether it has one.
-    """
-    box = ((-_REACH_M,) * 3, (_REACH_M,) * 3)
-    fingers = (Channel("gripper", "normalised", 0.0, 1.0),) if gripper else ()
-    return Embodiment(
-        name=name,
-        description=description or "an arm known by its tool pose only",
-        action_space="ee_pose",
-        state_space="ee_pose",
-        control_hz=control_hz,
-        setpoint_hz=control_hz,
-        joints=ChannelGroup(fingers),
-        arms=(Arm(gripper="gripper" if gripper else "", workspace=box),),
-        home={},
-    )
-
-
-def joint_card(name: str, joints: Sequence[str], *, control_hz: float, description: str = "") -> Embodiment:
-    """An arm whose kinematics are not known: state and action are joint angles (rad) and gripper.
-
-    Args:
-        name: Of the robot or data set.
-        joints: Names of the joints in order; ``gripper`` is added at the end.
-        control_hz: Rows per second.
-        description: One line.
-    """
-    channels = [Channel(joint, "rad", -2 * np.pi, 2 * np.pi) for joint in joints]
-    return Embodiment(
-        name=name,
-        description=description or "an arm known by its joint angles only",
-        action_space="joint_position",
-        state_space="joint_position",
-        control_hz=control_hz,
-        setpoint_hz=control_hz,
-        joints=ChannelGroup((*channels, Channel("gripper", "normalised", 0.0, 1.0))),
-        arms=(Arm(gripper="gripper"),),
-        home={},
-    )
 
 
 def delta_targets(
