@@ -67,6 +67,7 @@ class Embodiment:
         custom_state: Channels of ``state`` where ``state_space`` is ``custom``.
         custom_action: Channels of ``action`` where ``action_space`` is ``custom``.
         action_reference: One of :data:`ACTION_REFERENCES`; anything but ``absolute`` cannot be driven.
+        slots: Channel -> semantic slot where the card's structure does not tell it, see :mod:`robopolicy.slots`.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Embodiment:
     custom_state: ChannelGroup | None = None
     custom_action: ChannelGroup | None = None
     action_reference: str = "absolute"
+    slots: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, allowed in (
@@ -277,6 +279,8 @@ class Embodiment:
             card["state_space"] = self.state_space
         if self.action_reference != "absolute":
             card["action_reference"] = self.action_reference
+        if self.slots:
+            card["slots"] = dict(self.slots)
         for key in ("custom_state", "custom_action"):
             group = getattr(self, key)
             if group is not None:
@@ -365,7 +369,9 @@ def _channel(channel: Channel) -> dict[str, Any]:
 
 
 def _group(entries: Sequence[Mapping[str, Any]]) -> ChannelGroup:
-    return ChannelGroup(tuple(Channel(**c) for c in entries))
+    infinite = ("Infinity", "-Infinity")  # how a limit that is none is written in JSON
+    plain = [{k: float(v) if v in infinite else v for k, v in entry.items()} for entry in entries]
+    return ChannelGroup(tuple(Channel(**c) for c in plain))
 
 
 def _arm_to_dict(arm: Arm) -> dict[str, Any]:

@@ -23,7 +23,9 @@ ROOTS: dict[str, str] = next(
 # What each room may import besides itself. A room is the longest prefix found here.
 FLOOR = {"errors"}
 CONTRACTS = FLOOR | {"types", "channels", "robot_parts", "embodiment", "protocols", "seeding", "registry"}
-BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"}
+# How one robot is seen within a mixture of robots: used by the data that train it and by the policy that drives it.
+VIEWS = {"slots", "chunk_forms", "resampling", "frames", "embodiment_view"}
+BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"} | VIEWS
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": FLOOR,
@@ -37,6 +39,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schema": FLOOR | {"registry"},
     "config": CONTRACTS | {"schema"},
     "normalize": CONTRACTS | {"schema", "config", "rotations"},
+    "slots": CONTRACTS,
+    "frames": FLOOR,
+    "chunk_forms": CONTRACTS | {"rotations"},
+    "resampling": CONTRACTS | {"rotations"},
+    "embodiment_view": CONTRACTS | {"normalize"} | VIEWS,
     "control": BASE,
     "checkpoint": BASE,
     "evaluation": BASE,

@@ -10,6 +10,7 @@ Options:
 
 Examples:
   robopolicy train recipe=pick_place/diffusion data=runs/pick.zarr out=runs/pick
+  robopolicy train recipe=pick_place/diffusion data=configs/mixture/arms.yaml out=runs/arms
   robopolicy train --resume runs/pick
 """
 
@@ -45,7 +46,7 @@ class TrainConfig:
     """Keys of ``robopolicy train``."""
 
     recipe: Recipe = setting("stages and what they share; robopolicy list recipes")
-    data: str = setting("episode store to learn from")
+    data: str = setting("episode store to learn from, or the YAML of a mixture of stores")
     out: str = setting("run directory to make")
     progress: bool = setting("show a progress bar")
     rollout_episodes: int = setting("episodes of each validation rollout", ge=1)
@@ -84,12 +85,24 @@ def _rollout(recipe: Recipe, data: str, episodes: int) -> ValidationRollout | No
     if not any(stage.validation.rollout_every for stage in recipe.stages.values()):
         return None
     from robopolicy.assess import ValidationRollout
-    from robopolicy.data.store import EpisodeStore
 
-    with EpisodeStore.open(data) as store:
-        task = store.task
+    task = _task_of(data)
     registry("task").path(task)
     return ValidationRollout(task, episodes)
+
+
+def _task_of(data: str) -> str:
+    """Task of the store; of a mixture, the first that can be simulated."""
+    from robopolicy.data.mixture_config import is_mixture, read_mixture
+    from robopolicy.data.store import EpisodeStore
+
+    paths = [member.path for member in read_mixture(data).stores] if is_mixture(data) else [data]
+    tasks = []
+    for path in paths:
+        with EpisodeStore.open(path) as store:
+            tasks.append(store.task)
+    known = registry("task").names()
+    return next((task for task in tasks if task in known), tasks[0])
 
 
 def _rollout_of_run(run_dir: str, data: str | None) -> ValidationRollout | None:
