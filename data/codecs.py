@@ -8,7 +8,9 @@ by default, because at 96x96 half-resolution chroma costs 4 dB. zarr-python find
 from __future__ import annotations
 
 import io
+import math
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +44,8 @@ FAST_DECODER: str | None = simplejpeg and f"simplejpeg {simplejpeg.__version__}"
 """What decodes straight into the batch, None for Pillow alone."""
 JPEG_CODEC = "robopolicy.jpeg"
 JPEG_QUALITY = 95
+_VECTOR_BYTES = 32
+_BUFFERS = threading.local()
 SUBSAMPLINGS = {"444": 0, "422": 1, "420": 2}
 
 
@@ -68,13 +72,31 @@ def decode_jpeg(blob: bytes | memoryview, out: NDArray[np.uint8]) -> None:
         DataError: not a JPEG, cut short, or of another size.
     """
     check_jpeg_size(blob, out.shape)
-    if simplejpeg is not None and out.flags.c_contiguous:
+    if simplejpeg is not None:
+        place = _scratch(out.shape) if not out.flags.c_contiguous or out.ctypes.data % _VECTOR_BYTES == 0 else out
         try:
-            if simplejpeg.decode_jpeg(blob, "RGB", buffer=out).shape == out.shape:
+            if simplejpeg.decode_jpeg(blob, "RGB", buffer=place).shape == out.shape:
+                if place is not out:
+                    out[...] = place
                 return
         except ValueError:
             pass
     decode_jpeg_pillow(blob, out)
+
+
+def _scratch(shape: tuple[int, ...]) -> Any:
+    """This thread's buffer for one frame, uint8 ``shape``, at an address that is not a multiple of a vector register.
+
+    At such an address libjpeg-turbo stores around the caches, which makes a 96x96 frame take 83 instead of 58 us; the
+    copy from here costs 1 us.
+    """
+    known = getattr(_BUFFERS, "frame", None)
+    if known is None or known.shape != shape:
+        size = math.prod(shape)
+        buffer = np.empty(size + _VECTOR_BYTES + 1, np.uint8)
+        first = -buffer.ctypes.data % _VECTOR_BYTES + 1
+        known = _BUFFERS.frame = buffer[first : first + size].reshape(shape)
+    return known
 
 
 def decode_jpeg_pillow(blob: bytes | memoryview, out: NDArray[np.uint8]) -> None:

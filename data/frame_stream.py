@@ -201,7 +201,7 @@ class ShardFrames:
         return self.folder / self.layout.key(number)
 
     def _where(self, number: int, frame: int) -> str:
-        return f"{self._path(number)}, frame {frame}"
+        return f"{self.folder}/{self.layout.key(number)}, frame {frame}"
 
 
 def _close_all(files: OrderedDict[int, int]) -> None:

@@ -24,7 +24,7 @@ import zarr
 from PIL import Image
 
 from robopolicy.data import torch_jpeg
-from robopolicy.data.codecs import decode_jpeg
+from robopolicy.data.codecs import FAST_DECODER, decode_jpeg, decode_jpeg_pillow
 from robopolicy.data.episode import Episode
 from robopolicy.data.jpeg_codec import register_jpeg_codec
 from robopolicy.data.store import EpisodeStore
@@ -123,13 +123,15 @@ def contenders(folder: Path, episodes: int, steps: int) -> tuple[int, dict[str, 
     cached.fill_cache()
     direct = {
         "direct raw": WindowDataset(raw, SPEC, cache_bytes=0),
-        "direct jpeg (Pillow)": WindowDataset(jpeg, SPEC, cache_bytes=0, decode=decode_jpeg),
+        "direct jpeg": WindowDataset(jpeg, SPEC, cache_bytes=0, decode=decode_jpeg),
+        "direct jpeg (Pillow)": WindowDataset(jpeg, SPEC, cache_bytes=0, decode=decode_jpeg_pillow),
         "direct jpeg (torchvision)": WindowDataset(jpeg, SPEC, cache_bytes=0, decode=torch_jpeg.decode_jpeg),
     }
     found: dict[str, tuple[Gather, int]] = {
         "memmap vectorised": (Reference(raw, memmaps).vectorised, 60),
         "decoded cache": (cached.gather, 60),
         "direct raw": (direct["direct raw"].gather, 25),
+        "direct jpeg": (direct["direct jpeg"].gather, 10),
         "direct jpeg (Pillow)": (direct["direct jpeg (Pillow)"].gather, 6),
         "direct jpeg (torchvision)": (direct["direct jpeg (torchvision)"].gather, 6),
         "zarr-python raw": (Reference(raw, slices["raw"]).sliced, 2),
@@ -169,7 +171,7 @@ def claims(rates: dict[str, list[float]], command: str, commit: str, cpu_s: floa
     speed = {name: float(np.median(values)) for name, values in rates.items()}
     paired = {name: np.array(values) for name, values in rates.items()}
     shown = {name: round(value) for name, value in speed.items()}
-    best_jpeg = max(("direct jpeg (Pillow)", "direct jpeg (torchvision)"), key=speed.__getitem__)
+    best_jpeg = "direct jpeg"  # what a user gets
 
     def ratio(a: str, b: str) -> tuple[float, list[float]]:
         rounds = paired[a] / paired[b]
@@ -231,6 +233,7 @@ def main() -> None:
         windows, found = contenders(Path(folder), arguments.episodes, arguments.steps)
         check(found, generator("bench_window_reading", "check").integers(0, windows, 16))
         rates = measure(found, windows, arguments.rounds)
+    print(f"direct jpeg decodes with {FAST_DECODER or 'Pillow'}")
     for name, values in rates.items():
         print(f"{name:28s} {np.median(values):10.0f} samples/CPU-s   ({min(values):.0f} to {max(values):.0f})")
     git = ["git", "-C", str(here.parent), "rev-parse", "--short", "HEAD"]
