@@ -45,21 +45,22 @@ class AuditBook:
         self.skipped: dict[str, dict[str, Any]] = {}
         self._stream: Any = None
 
-    def note(self, episode: str, findings: Sequence[Finding], checks: Mapping[str, Any]) -> None:
-        """Record one episode, before it is committed.
+    def note(self, episodes: Iterable[tuple[str, Sequence[Finding], Mapping[str, Any]]]) -> None:
+        """Record (id, findings, checks) of episodes, before they are committed.
 
         Raises:
             StorageError: the disk refused.
         """
-        entry = {"findings": [_entry(f) for f in findings], "checks": dict(checks)}
-        self.episodes[episode] = entry
         path = self.folder / JOURNAL_FILE
         with storage_errors(path):
             if self._stream is None:
                 self._stream = path.open("ab")
                 # a line that a killed process left unfinished must not swallow the next one
                 self._stream.write(b"\n")
-            self._stream.write(json.dumps({"id": episode, **entry}).encode() + b"\n")
+            for name, findings, checks in episodes:
+                entry = {"findings": [_entry(f) for f in findings], "checks": dict(checks)}
+                self.episodes[name] = entry
+                self._stream.write(json.dumps({"id": name, **entry}).encode() + b"\n")
             self._stream.flush()
             os.fsync(self._stream.fileno())
 

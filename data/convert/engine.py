@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robopolicy.data.audit import AuditBook
 from robopolicy.data.convert.plan import Opened, Request, open_conversion
 from robopolicy.data.convert.pool import WorkerPool
 from robopolicy.data.convert.prepare import prepare
 from robopolicy.data.convert.recognise import recognise
-from robopolicy.data.convert.source import Finding, SourceInfo
+from robopolicy.data.convert.resume import open_conversion_store, source_ids
+from robopolicy.data.convert.source import Finding
 from robopolicy.data.convert.transfer import Prepared
-from robopolicy.data.store import EpisodeStore
-from robopolicy.errors import DataError, explain
+from robopolicy.data.episode import EncodedFrames, Episode
+from robopolicy.errors import DataError, RobopolicyError, explain
 
 __all__ = ["ConversionReport", "convert"]
 
 Tell = Callable[[int, int, str], None]
-"""(episodes in the store, episodes in all, a word) -> None."""
+"""(episodes read, episodes in all, a word) -> None."""
+_COMMIT_BYTES, _COMMIT_EPISODES = 1 << 25, 64
+"""Short episodes are committed together; what a kill can undo, and what is in memory, stays below this."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def convert(
         repair: Names of repairs, as findings name them.
         skip_bad: Leave out episodes that cannot be read or used, instead of ending there.
         limit: Only so many episodes from the beginning of the source.
-        progress: Called after every commit.
+        progress: Called after every episode.
         any_rate: Accept episodes whose measured rate is not the source's nominal one.
 
     Raises:
@@ -131,9 +136,11 @@ class _Run:
         self.request, self.opened, self.out = request, opened, out
         self.skip_bad, self.any_rate, self.progress = skip_bad, any_rate, progress
         self.repair = frozenset(request.repair)
-        self.store = _open_store(out, request, opened.info)
+        self._waiting: list[Prepared] = []
+        self._waiting_bytes = 0
+        self.store = open_conversion_store(out, request, opened.info)
         try:
-            self.present = _source_ids(self.store)
+            self.present = source_ids(self.store)
             self.book = AuditBook(out, self.present)
         except BaseException:
             self.store.close()
@@ -154,45 +161,83 @@ class _Run:
                 spool = self.out.with_name(f".{self.out.name}.spool")
                 pool = WorkerPool(self.request, min(workers, len(missing)), spool, replace_dead=self.skip_bad)
                 stack.enter_context(pool)
-            for prepared in pool.prepared(missing) if pool else self._here(missing):
-                self._commit(prepared)
-                if self.progress is not None:
-                    self.progress(self.store.num_episodes, total, _note(self.book))
+            try:
+                for prepared in pool.prepared(missing) if pool else self._here(missing):
+                    self._take(prepared)
+                    if self.progress is not None:
+                        self.progress(self.store.num_episodes + len(self._waiting), total, _note(self.book))
+            except (RobopolicyError, KeyboardInterrupt):
+                with contextlib.suppress(RobopolicyError):
+                    self._flush()
+                raise
+            self._flush()
         return self.store.num_episodes - before, pool.cpu_s if pool else 0.0
 
     def _here(self, missing: Sequence[str]) -> Iterator[Prepared]:
         for name in missing:
             yield prepare(self.opened.source, name, self.opened.preparation)
 
-    def _commit(self, prepared: Prepared) -> None:
-        """Append one episode, or refuse it as the flags say.
+    def _take(self, prepared: Prepared) -> None:
+        """Keep an episode for the next commit, or refuse it as the flags say.
 
         Raises:
             DataError: the episode is bad and ``skip_bad`` was not given.
         """
         reason = prepared.error or self._refusal(prepared)
-        if not reason and prepared.episode is not None:
-            self.book.note(prepared.id, prepared.findings, prepared.checks)
+        if reason or prepared.episode is None:
+            self._flush()
+            self._refuse(prepared, reason)
+            return
+        self._waiting.append(prepared)
+        self._waiting_bytes += _size(prepared.episode)
+        if self._waiting_bytes >= _COMMIT_BYTES or len(self._waiting) >= _COMMIT_EPISODES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Commit what waits: together, or one by one when the store refuses one of them."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if not waiting:
+            return
+        self.book.note([(p.id, p.findings, p.checks) for p in waiting])
+        episodes = [p.episode for p in waiting if p.episode is not None]
+        try:
+            self.store.append_many(episodes, any_rate=self.any_rate)
+            return
+        except DataError as error:
+            if len(waiting) == 1:
+                self.book.forget(waiting[0].id)
+                self._refuse(waiting[0], str(error))
+                return
+        for n, prepared in enumerate(waiting):
+            assert prepared.episode is not None
             try:
                 self.store.append(prepared.episode, any_rate=self.any_rate)
-                return
             except DataError as error:
-                self.book.forget(prepared.id)
-                reason = str(error)
-        if not self.skip_bad:
-            repairs = sorted({f.repair for f in prepared.findings if f.repair and not f.repaired} - self.repair)
-            mend = (
-                f"repair=[{','.join(repairs)}], or leave it out: skip_bad=true"
-                if repairs
-                else "leave it out: skip_bad=true"
+                for later in waiting[n:] if not self.skip_bad else [prepared]:
+                    self.book.forget(later.id)
+                self._refuse(prepared, str(error))
+
+    def _refuse(self, prepared: Prepared, reason: str) -> None:
+        """Leave the episode out, or end here.
+
+        Raises:
+            DataError: ``skip_bad`` was not given.
+        """
+        if self.skip_bad:
+            self.book.skip(prepared.id, reason, prepared.findings)
+            return
+        repairs = sorted({f.repair for f in prepared.findings if f.repair and not f.repaired} - self.repair)
+        mend = (
+            f"repair=[{','.join(repairs)}], or leave it out: skip_bad=true"
+            if repairs
+            else "leave it out: skip_bad=true"
+        )
+        raise DataError(
+            explain(
+                f"episode '{prepared.id}' of {self.request.source}: {reason}",
+                mend=f"{mend} ({self.store.num_episodes} episodes are in {self.out}; run again to continue)",
             )
-            raise DataError(
-                explain(
-                    f"episode '{prepared.id}' of {self.request.source}: {reason}",
-                    mend=f"{mend} ({self.store.num_episodes} episodes are in {self.out}; run again to continue)",
-                )
-            )
-        self.book.skip(prepared.id, reason, prepared.findings)
+        )
 
     def _refusal(self, prepared: Prepared) -> str:
         """Why the findings forbid the episode; empty when they do not."""
@@ -220,76 +265,12 @@ class _Run:
         return self.book.finish(self.store, findings, about)
 
 
-def _open_store(out: Path, request: Request, info: SourceInfo) -> EpisodeStore:
-    """The store, new or begun by the same conversion.
-
-    Raises:
-        DataError: begun by another conversion, or not by a conversion.
-    """
-    identity = _identity(request, info)
-    if not (out / "zarr.json").is_file():
-        return EpisodeStore.create(
-            out,
-            info.embodiment,
-            task=info.task,
-            cameras=info.cameras,
-            environment_state=info.environment_state,
-            joints=info.joints,
-            extra=info.extra,
-            codec=request.codec,
-            fps=info.fps,
-            provenance={**info.provenance, "conversion": identity},
-        )
-    store = EpisodeStore.open(out, mode="a")
-    try:
-        begun = store.attributes.get("provenance", {}).get("conversion")
-        mend = "choose another path for the store, or use the options that it was begun with"
-        if begun is None:
-            raise DataError(explain(f"{out} is a store that no conversion made", mend="choose another path"))
-        differ = sorted(k for k in begun.keys() | identity.keys() if begun.get(k) != identity.get(k))
-        if differ:
-            raise DataError(
-                explain(
-                    f"{out} was begun by another conversion; they differ in {', '.join(differ)}",
-                    given={k: identity.get(k) for k in differ},
-                    allowed={k: begun.get(k) for k in differ},
-                    mend=mend,
-                )
-            )
-        store.embodiment.require_same(info.embodiment, mine=f"the store {out}", theirs="the source")
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def _identity(request: Request, info: SourceInfo) -> dict[str, Any]:
-    """What has to be the same for a conversion to be continued. Plain JSON."""
-    return {
-        "format": request.format,
-        "source": str(Path(request.source).resolve()),
-        "options": _json(request.options),
-        "repair": sorted(request.repair),
-        "embodiment": request.embodiment,
-        "image_size": list(request.image_size) if request.image_size else None,
-        "codec": request.codec,
-        "fps": float(info.fps),
-        "cameras": {name: list(size) for name, size in info.cameras.items()},
-        "streams": sorted(info.extra),
-    }
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
-
-
-def _source_ids(store: EpisodeStore) -> set[str]:
-    records = (store.info(i)["metadata"] for i in range(store.num_episodes))
-    return {str(m["source"]["id"]) for m in records if isinstance(m.get("source"), Mapping) and "id" in m["source"]}
+def _size(episode: Episode) -> int:
+    """Bytes of an episode in memory."""
+    return sum(
+        sum(map(len, v.blobs)) if isinstance(v, EncodedFrames) else np.asarray(v).nbytes
+        for v in episode.streams.values()
+    )
 
 
 def _repeated(ids: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """LeRobot v3.0: tables of all episodes in one parquet file after another, and one video after another per camera.
 
 Layout and column names as LeRobot 0.4.4 writes and reads them (Apache-2.0, github huggingface/lerobot). A frame is
-found by its time: the n-th row of an episode is at ``from_timestamp + n / fps`` of its video, so rows are nominal there.
+found by its time: the n-th row of an episode is at ``from_timestamp + n / fps`` of its video: rows are nominal there.
 What the format has no place for (card, provenance, labels) stands in ``meta/robopolicy.json``.
 """
 
