@@ -140,6 +140,14 @@ class Kinematics:
             point = links[:, i] @ point
         return point[:, :3, 0]
 
+    def poses(self, q_arm: ArrayLike) -> tuple[Array, Array]:
+        """TCP poses of many configurations. [N, n] rad -> positions [N, 3] m, rotations [N, 3, 3]."""
+        links = self._links(np.asarray(q_arm, dtype=float))
+        pose = np.broadcast_to(self._tcp, (len(links), 4, 4))
+        for i in range(links.shape[1] - 1, -1, -1):
+            pose = links[:, i] @ pose
+        return pose[:, :3, 3], pose[:, :3, :3]
+
     def jacobian(self, q_arm: ArrayLike) -> Array:
         """Geometric Jacobian of the TCP. [n] rad -> [6, n]: rows linear (m/rad), then angular (rad/rad)."""
         return self.pose_and_jacobian(q_arm)[2]
