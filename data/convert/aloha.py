@@ -123,9 +123,7 @@ class AlohaSource:
         if len(file.node(key).shape) == 4:
             found = file.frame_size(key)
             if found != (height, width):
-                raise DataError(
-                    explain(f"{file.path}: '{key}' has another size", given=found, allowed=(height, width))
-                )
+                raise DataError(explain(f"{file.path}: '{key}' has another size", given=found, allowed=(height, width)))
             require_rows(str(file.path), {key: len(file.node(key))}, rows)
             return file.frames(key, seen)
         blobs = _rows(file, key)
@@ -149,7 +147,11 @@ class AlohaSource:
             for key, shape in widths.items():
                 if len(shape) != 2 or shape[1] != _WIDTH:
                     raise DataError(
-                        explain(f"{first}: '{key}' is not of two arms of 6 joints and a gripper", given=shape, allowed="[T, 14]")
+                        explain(
+                            f"{first}: '{key}' is not of two arms of 6 joints and a gripper",
+                            given=shape,
+                            allowed="[T, 14]",
+                        )
                     )
             cameras, compressed = {}, False
             for camera in natural_order(file.node(_IMAGES).keys()) if _IMAGES in file else []:

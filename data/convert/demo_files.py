@@ -50,7 +50,7 @@ class DemoFiles:
                 for demo in self._demos(opened, filter_key):
                     self._where[demo if len(files) == 1 else f"{file.stem}:{demo}"] = (file, demo)
         if not self._where:
-            raise DataError(explain(f"{path} holds no demonstrations", allowed="/data/demo_0 ...", mend="another file?"))
+            raise DataError(explain(f"{path} holds no demonstrations", allowed="/data/demo_0 ..."))
         self._open: Hdf5File | None = None
 
     @property
@@ -96,7 +96,7 @@ class DemoFiles:
         wanted = [name.decode() if isinstance(name, bytes) else str(name) for name in file.read(f"mask/{filter_key}")]
         absent = sorted(set(wanted) - set(held))
         if absent:
-            raise DataError(explain(f"{file.path}: mask '{filter_key}' names demonstrations that are not there: {absent}"))
+            raise DataError(explain(f"{file.path}: mask '{filter_key}' names what is not there", given=absent))
         return natural_order(wanted)
 
 

@@ -30,6 +30,8 @@ __all__ = [
 
 SUFFIXES = (".hdf5", ".h5")
 _BLOCK_FRAMES = 32
+Turn = Callable[[NDArray[Any]], NDArray[Any]]
+"""What is done to a block of frames [n, H, W, 3]."""
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -87,7 +89,10 @@ def require_rows(where: str, lengths: dict[str, int], rows: int) -> None:
     if wrong:
         raise DataError(
             explain(
-                f"{where}: arrays of unequal length", given=wrong, allowed=f"{rows} rows", mend="record the episode again"
+                f"{where}: arrays of unequal length",
+                given=wrong,
+                allowed=f"{rows} rows",
+                mend="leave the episode out",
             )
         )
 
@@ -222,7 +227,9 @@ class Hdf5File:
             )
         return int(shape[1]), int(shape[2])
 
-    def frames(self, key: str, rows: slice, turn: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> FrameSequence:
+    def frames(
+        self, key: str, rows: slice, turn: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    ) -> FrameSequence:
         """Colour frames u8 [T, H, W, 3], read when they are encoded, a block at a time; the file is opened anew.
 
         Args:

@@ -9,7 +9,7 @@ slides (m), actions are commands of robosuite's OSC_POSE controller and a grippe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.convert.demo_files import DemoFiles, data_attributes, observation_keys
-from robopolicy.data.convert.hdf5_episode import Hdf5File, nominal_time_ns, require_rows, vector_stream
-from robopolicy.data.convert.pose_cards import pose_card
-from robopolicy.data.convert.robosuite import FINGER_RANGES_M, Controller, base_pose, controller_of, unmeant
+from robopolicy.data.convert.hdf5_episode import Hdf5File, Turn, nominal_time_ns, require_rows, vector_stream
+from robopolicy.data.convert.robosuite import FINGER_RANGES_M, Controller, controller_of, unmeant
+from robopolicy.data.convert.robosuite_arm import RobosuiteArm, frame_of
 from robopolicy.data.convert.source import Finding, Format, Reading, SourceInfo
-from robopolicy.data.convert.unify import gripper_opening, pose_channels, rotation_matrix
+from robopolicy.data.convert.unify import rotation_matrix
 from robopolicy.data.episode import Episode, StreamSpec
-from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DataError, explain
-from robopolicy.robot_parts import EE_CHANNELS
 from robopolicy.schema import setting
 
 __all__ = ["FORMAT", "LiberoOptions", "LiberoSource"]
@@ -35,7 +33,7 @@ Array = NDArray[np.float64]
 _ASSUMED_HZ = 20.0
 _UPRIGHT = {"opengl": "vertical", "opencv": "none"}
 """robosuite's IMAGE_CONVENTION -> what makes the picture upright: OpenGL's first row is the lowest."""
-_TURNS: dict[str, Callable[[NDArray[Any]], NDArray[Any]] | None] = {
+_TURNS: dict[str, Turn | None] = {
     "none": None,
     "vertical": lambda frames: frames[:, ::-1],
     "rotate_180": lambda frames: frames[:, ::-1, ::-1],
@@ -53,10 +51,13 @@ class LiberoOptions:
         "how images become upright; auto: by the attribute macros_image_convention", default="auto"
     )
     pairing: Literal["decided", "recorded"] = setting(
-        "decided: action[t + 1] with obs[t], which it was decided from; recorded: rows as in the file", default="decided"
+        "decided: action[t + 1] with obs[t], what it was decided from; recorded: as in the file",
+        default="decided",
     )
     card: str = setting("embodiment card of the robot; empty: an arm known by its pose only", default="")
-    frame: Literal["auto", "base", "world"] = setting("frame of poses; auto: base where the model is kept", default="auto")
+    frame: Literal["auto", "base", "world"] = setting(
+        "frame of poses; auto: base where the model is kept", default="auto"
+    )
     fps: float = setting("rows per second; 0: control_freq of env_args, else 20", default=0.0, ge=0.0)
     states: bool = setting("keep the simulator's flat state", default=False)
 
@@ -77,7 +78,8 @@ class LiberoSource:
         self.images = observation_keys(file, demo, lambda node: len(node.shape) == 4)
         for key in _NEEDED:
             file.node(f"{demo}/obs/{key}")
-        self.frame = self._frame(file, demo)
+        model = str(file.attribute(demo, "model_file", ""))
+        self.frame = frame_of(options.frame, model, f"{file.path}: {demo}")
         self.fps = options.fps or self._rate(file)
         self.info = self._describe(path, file, demo)
 
@@ -138,12 +140,6 @@ class LiberoSource:
     def _rate(self, file: Hdf5File) -> float:
         return float(self._kwargs(file).get("control_freq", 0.0)) or _ASSUMED_HZ
 
-    def _frame(self, file: Hdf5File, demo: str) -> str:
-        known = base_pose(str(file.attribute(demo, "model_file", ""))) is not None
-        if self.options.frame == "base" and not known:
-            raise DataError(explain(f"{file.path}: {demo} keeps no model", mend="options.frame=world"))
-        return "base" if known and self.options.frame != "world" else "world"
-
     def _flip(self, file: Hdf5File) -> str:
         if self.options.flip != "auto":
             return self.options.flip
@@ -175,22 +171,10 @@ class LiberoSource:
         return str(told).strip().strip('"')
 
     def _meant(self, file: Hdf5File, demo: str, obs: Mapping[str, Array], actions: Array) -> tuple[Array, Array]:
-        controller, card = self._controllers[file.path], self.info.embodiment
-        position, rotation = obs["ee_pos"], rotation_matrix(obs["ee_ori"], "axis_angle")
-        target_m, target = controller.pose_targets(position, rotation, actions[:, :6])
-        if self.frame == "base":
-            base = base_pose(str(file.attribute(demo, "model_file", "")))
-            if base is None:
-                raise DataError(explain(f"{file.path}: {demo} keeps no model", mend="options.frame=world for all"))
-            origin, axes = base
-            position, rotation = (position - origin) @ axes, axes.T @ rotation
-            target_m, target = (target_m - origin) @ axes, axes.T @ target
-        closed, opened = FINGER_RANGES_M["Panda"]
-        opening = gripper_opening(obs["gripper_states"][:, 0], closed=closed, opened=opened)
-        command = controller.gripper(actions[:, 6])
-        names = (*EE_CHANNELS, "gripper")
-        state = card.state.pack(dict(zip(names, (*pose_channels(position, rotation).T, opening), strict=True)))
-        return state, card.action.pack(dict(zip(names, (*pose_channels(target_m, target).T, command), strict=True)))
+        arm = RobosuiteArm("Panda", self._controllers[file.path], FINGER_RANGES_M["Panda"], self.frame)
+        rotation = rotation_matrix(obs["ee_ori"], "axis_angle")
+        model = str(file.attribute(demo, "model_file", ""))
+        return arm.of_poses(self.info.embodiment, obs["ee_pos"], rotation, obs["gripper_states"], actions, model)
 
     def _describe(self, path: Path, file: Hdf5File, demo: str) -> SourceInfo:
         keys = ["rewards", "dones", "robot_states", "obs/joint_states", *(["states"] if self.options.states else [])]
@@ -202,20 +186,19 @@ class LiberoSource:
                 unit = "rad" if name == "joint" else "unknown"
                 kind = "reward" if key == "rewards" else ""
                 self._extra_keys[key] = vector_stream(name, shape[1] if len(shape) > 1 else 1, unit=unit, kind=kind)
+        arm = RobosuiteArm("Panda", self._controllers[file.path], FINGER_RANGES_M["Panda"], self.frame)
         flip = self._flip(file)
         text = f"OSC_POSE deltas added to the measured pose; images: {flip}; rows paired as {self.options.pairing}"
         findings = [Finding("convention", text, "note", stream="action")]
         if self.frame == "world":
-            text = "poses are in the world frame: the demonstrations keep no model to find the robot's base in"
+            text = "poses are in the world frame, not in that of the robot's base"
             findings.append(Finding("convention", text, "warning", stream="state"))
         if self._kwargs(file).get("controller_configs") is None:
             text = "env_args holds no controller: robosuite's default (50 mm and 0.5 rad at 1) is taken"
             findings.append(Finding("convention", text, "warning", stream="action"))
         extra = {f"source/{key}": spec for key, spec in self._extra_keys.items()}
         return SourceInfo(
-            embodiment=load_embodiment(self.options.card)
-            if self.options.card
-            else pose_card("libero_panda", control_hz=self.fps, gripper_width_m=2 * FINGER_RANGES_M["Panda"][1]),
+            embodiment=arm.card(self.options.card, 7, self.fps),
             fps=self.fps,
             episodes=self.demos.ids,
             task=self._bddl(file).removesuffix(".bddl") if len(self.demos.files) == 1 else path.name,

@@ -2,14 +2,13 @@
 
 Facts (mani_skill/utils/wrappers/record.py, agents/controllers): ``control_mode`` of each episode says what the actions
 are; they are in [-1, 1] wherever the controller normalises, and the bounds are those of the robot's controllers, which
-the JSON does not hold. Bounds that are known are in the entry ``controllers`` of ``configs/format/maniskill.yaml``; where
-there are none, actions keep their numbers. The robot is the articulation that ``env_states`` names, whose first seven
+the JSON does not hold. Known ones are in the entry ``controllers`` of ``configs/format/maniskill.yaml``; where there
+are none, actions keep their numbers. The robot is the articulation that ``env_states`` names, whose first seven
 numbers are where it stands. Observation T + 1, which no action follows, is left out. Failed episodes are kept.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from robopolicy.data.convert.hdf5_episode import (
     vector_stream,
 )
 from robopolicy.data.convert.maniskill_actions import ControlMode, control_mode, known_robots
+from robopolicy.data.convert.maniskill_files import read_description, sort_arrays, trajectory_file
 from robopolicy.data.convert.source import Finding, Format, Reading, SourceInfo
 from robopolicy.data.convert.unify import generic_card
 from robopolicy.data.episode import Episode, StreamSpec
@@ -41,7 +41,6 @@ __all__ = ["FORMAT", "ManiskillOptions", "ManiskillSource"]
 _ASSUMED_HZ = 20.0
 _WIDEST = 16_384
 _SIDE = ("success", "fail", "terminated", "truncated", "rewards")
-_DEPTH_MM = "int16"
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class ManiskillSource:
             DataError: a missing or damaged JSON, no observations, several control modes.
         """
         self.options = options
-        self.path = _trajectory_file(path)
-        about = _description(self.path)
+        self.path = trajectory_file(path)
+        about = read_description(self.path)
         self.about = about
         self.environment: Mapping[str, Any] = about.get("env_info") or {}
         self.kwargs: Mapping[str, Any] = self.environment.get("env_kwargs") or {}
@@ -131,10 +130,10 @@ class ManiskillSource:
         return Reading(Episode(streams, str(entry.get("language", "")), success, metadata), findings)
 
     def _pictures(self, episode: str, rows: int, streams: dict[str, Any]) -> None:
-        for key, slot in self._colour.items():
+        for key, slot in self._arrays.colour.items():
             self._require_pictures(episode, key, rows)
             streams[f"image/{slot}"] = self.file.frames(f"{episode}/{key}", slice(0, rows))
-        for key, name in self._depth.items():
+        for key, name in self._arrays.depth.items():
             self._require_pictures(episode, key, rows)
             # int16 in the source because torch has no uint16; a distance is never negative.
             streams[name] = self.file.read(f"{episode}/{key}", slice(0, rows)).view(np.uint16)
@@ -159,7 +158,9 @@ class ManiskillSource:
         chosen = tuple(name for name in held if modes[name] == wanted)
         if not chosen:
             raise DataError(
-                explain(f"{self.path} holds no trajectory of control mode '{wanted}'", allowed=sorted(set(modes.values())))
+                explain(
+                    f"{self.path} holds no trajectory of control mode '{wanted}'", allowed=sorted(set(modes.values()))
+                )
             )
         return wanted, chosen
 
@@ -198,45 +199,13 @@ class ManiskillSource:
             return None
         return found
 
-    def _sort(self) -> list[str]:
-        """Put every array of the first trajectory where it belongs; -> what has no place."""
-        if f"{self.first}/obs" not in self.file:
-            raise DataError(
-                explain(
-                    f"{self.path}: {self.first} has no observations",
-                    given=natural_order(self.file.node(self.first).keys()),
-                    mend="replay it with an observation mode: python -m mani_skill.trajectory.replay_trajectory -o rgbd",
-                )
-            )
-        self._colour: dict[str, str] = {}
-        self._depth: dict[str, str] = {}
-        numbers: list[str] = []
-        others: list[str] = []
-        node = self.file.node(f"{self.first}/obs")
-        keys = [f"obs/{key}" for key in leaves(node)] if hasattr(node, "keys") else ["obs"]
-        if self.options.env_states and f"{self.first}/env_states" in self.file:
-            keys += [f"env_states/{key}" for key in leaves(self.file.node(f"{self.first}/env_states"))]
-        for key in keys:
-            array = self.file.node(f"{self.first}/{key}")
-            place, _, kind = key.rpartition("/")
-            camera = place.removeprefix("obs/sensor_data/").removeprefix("obs/image/").replace("/", "_")
-            if len(array.shape) == 4 and array.shape[3] == 3 and "sensor_param" not in key and kind in ("rgb", "Color"):
-                self._colour[key] = camera
-            elif len(array.shape) == 4 and array.shape[3] == 1 and kind == "depth" and array.dtype in (_DEPTH_MM, "uint16"):
-                self._depth[key] = f"depth/{camera}"
-            elif len(array.shape) <= 2 and array.dtype.kind in "fiub" and "sensor_param" not in key:
-                numbers.append(key)
-            else:
-                others.append(key)
-        self._found = numbers
-        return others
-
     def _describe(self, held: list[str]) -> SourceInfo:
-        others = self._sort()
+        self._arrays = sort_arrays(self.file, self.first, self.options.env_states)
+        numbers, colour, depth = self._arrays.numbers, self._arrays.colour, self._arrays.depth
         needed = self.mode.needed if self.mode else ()
-        self._numbers = list(dict.fromkeys((*self._found, *needed)))
-        self._state_keys = [key for key in self._found if key.startswith("obs")]
-        self._extra_keys = [k for k in self._found if self.mode is not None or k not in self._state_keys]
+        self._numbers = list(dict.fromkeys((*numbers, *needed)))
+        self._state_keys = [key for key in numbers if key.startswith("obs")]
+        self._extra_keys = [k for k in numbers if self.mode is not None or k not in self._state_keys]
         width = int(self.file.node(f"{self.first}/actions").shape[-1])
         unit = "unknown" if self.mode is None or not self.mode.normalised else "normalised"
         extra: dict[str, StreamSpec] = {"source/action": vector_stream("action", width, unit=unit, source="commanded")}
@@ -247,7 +216,7 @@ class ManiskillSource:
         for key in ("success", "fail"):
             if f"{self.first}/{key}" in self.file:
                 extra[f"source/{key}"] = StreamSpec("int64", ())
-        for key, name in self._depth.items():
+        for key, name in depth.items():
             height, width_px = self.file.node(f"{self.first}/{key}").shape[1:3]
             extra[name] = StreamSpec("uint16", (int(height), int(width_px), 1), kind="depth", source="measured")
         task = str(self.environment.get("env_id", self.path.stem))
@@ -256,10 +225,10 @@ class ManiskillSource:
             fps=self.fps,
             episodes=self.ids,
             task=task,
-            cameras={slot: self.file.frame_size(f"{self.first}/{key}") for key, slot in self._colour.items()},
+            cameras={slot: self.file.frame_size(f"{self.first}/{key}") for key, slot in colour.items()},
             extra=extra,
             expected_episodes=len(self.listed),
-            findings=tuple(self._findings(held, others)),
+            findings=tuple(self._findings(held)),
             provenance={
                 "format": "maniskill",
                 "control_mode": self.mode_name,
@@ -281,7 +250,9 @@ class ManiskillSource:
         if self.mode is not None:
             return self.mode.card(self.fps)
         if not self._state_keys:
-            raise DataError(explain(f"{self.path} has no low-dimensional observations", given=list(self._colour)))
+            raise DataError(
+                explain(f"{self.path} has no low-dimensional observations", given=list(self._arrays.colour))
+            )
         names = [
             name
             for key in self._state_keys
@@ -296,7 +267,7 @@ class ManiskillSource:
             description="ManiSkill, actions as recorded",
         )
 
-    def _findings(self, held: list[str], others: list[str]) -> list[Finding]:
+    def _findings(self, held: list[str]) -> list[Finding]:
         findings = []
         if self.mode is None:
             text = f"actions of {self.mode_name or 'an unnamed control mode'} are kept as they are: {self.why}"
@@ -307,8 +278,10 @@ class ManiskillSource:
         unlisted = [name for name in held if name not in self.listed]
         for names, text in ((absent, "are listed in the JSON and not in the file"), (unlisted, "are not in the JSON")):
             if names:
-                findings.append(Finding("missing_episode", f"{len(names)} trajectories {text}: {names[:10]}", "warning"))
-        lost = [key for key in others if "sensor_param" not in key]
+                findings.append(
+                    Finding("missing_episode", f"{len(names)} trajectories {text}: {names[:10]}", "warning")
+                )
+        lost = self._arrays.others
         if lost:
             findings.append(Finding("not_converted", f"arrays without a place in the store: {lost}", "warning"))
         if not self.options.fps and self._rate() == _ASSUMED_HZ:
@@ -319,36 +292,6 @@ class ManiskillSource:
 
 def _kind(key: str) -> str:
     return {"qpos": "joint_position", "qvel": "joint_velocity"}.get(key.rpartition("/")[2], "")
-
-
-def _trajectory_file(path: Path) -> Path:
-    files = hdf5_files(path)
-    if len(files) != 1:
-        raise DataError(
-            explain(f"{path} is not one trajectory file", given=[f.name for f in files], mend="name the .h5 file itself")
-        )
-    return files[0]
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """The JSON beside the file.
-
-    Raises:
-        DataError: missing, damaged, or without a list of episodes.
-    """
-    twin = path.with_suffix(".json")
-    try:
-        about = json.loads(twin.read_text(encoding="utf-8"))
-        for entry in about["episodes"]:
-            entry["episode_id"]
-    except FileNotFoundError:
-        raise DataError(
-            explain(f"{twin} is missing", mend="control modes are only there: fetch it beside the .h5 file")
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(explain(f"{twin} is damaged: {error!r}", allowed="'episodes' with 'episode_id'")) from error
-    assert isinstance(about, dict)
-    return about
 
 
 def _detect(path: Path) -> str | None:

@@ -6,7 +6,6 @@ Read without tensorflow, one record in memory at a time. JPEG files pass through
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.data.codecs import check_jpeg_size
 from robopolicy.data.convert.hdf5_episode import nominal_time_ns
 from robopolicy.data.convert.pose_cards import pose_card
 from robopolicy.data.convert.rlds_conventions import Convention, canonical, find_convention
 from robopolicy.data.convert.rlds_files import FEATURES, RldsFiles, Shard, find_data_set
-from robopolicy.data.convert.rlds_plan import FLAGS, STEPS, Plan, make_plan
+from robopolicy.data.convert.rlds_frames import colour_frames, depth_frames, size_of, stuck_camera
+from robopolicy.data.convert.rlds_plan import FLAGS, STEPS, make_plan
 from robopolicy.data.convert.rlds_schema import Leaf, read_features, step_values
 from robopolicy.data.convert.source import Finding, Format, Reading, SourceInfo
 from robopolicy.data.convert.tfrecord import Feature, parse_example
@@ -59,7 +58,9 @@ class RldsSource:
         folder = find_data_set(path)
         if folder is None:
             raise DataError(
-                explain(f"no RLDS data set at {path}", allowed=f"a folder with {FEATURES}", mend="shapes are only there")
+                explain(
+                    f"no RLDS data set at {path}", allowed=f"a folder with {FEATURES}", mend="shapes are only there"
+                )
             )
         self.options = options
         self.leaves = read_features(folder / FEATURES)
@@ -97,18 +98,18 @@ class RldsSource:
                 cache[key] = _finite(found, key, where)
             return cache[key]
 
-        streams: dict[str, NDArray[Any] | EncodedFrames] = self._vectors(values)
+        streams: dict[str, Any] = self._vectors(values)
         for key, (name, spec) in self.plan.extra.items():
             streams[name] = values(key).reshape(rows, *spec.shape).astype(spec.dtype)
         for key, slot in self.plan.cameras.items():
             blobs = step_values(self.leaves[STEPS + key], features, rows, where)
             assert blobs is not None
-            streams[f"image/{slot}"] = _frames(blobs, (*self._sizes[key], 3), f"{where}: '{key}'")
-            findings += _stuck(streams[f"image/{slot}"], slot, episode)
+            streams[f"image/{slot}"] = colour_frames(blobs, (*self._sizes[key], 3), f"{where}: '{key}'")
+            findings += stuck_camera(streams[f"image/{slot}"], slot, episode)
         for key, name in self.plan.depth.items():
             blobs = step_values(self.leaves[STEPS + key], features, rows, where)
             assert blobs is not None
-            streams[name] = _depth(blobs, self.leaves[STEPS + key].shape, f"{where}: '{key}'")
+            streams[name] = depth_frames(blobs, self.leaves[STEPS + key].shape, f"{where}: '{key}'")
         streams["time_ns"] = nominal_time_ns(rows, self.fps)
         labels, flags = self._labels(features, rows, where), self._flags(features, rows, where)
         findings += self._first_row(values, episode) + _ending(flags, episode)
@@ -136,16 +137,18 @@ class RldsSource:
                 rows, left = divmod(len(features[path]), size)
                 if left or not rows:
                     given = f"{len(features[path])} numbers"
-                    raise DataError(explain(f"{where}: '{path}' is no whole number of steps", given=given, allowed=size))
+                    raise DataError(
+                        explain(f"{where}: '{path}' is no whole number of steps", given=given, allowed=size)
+                    )
                 return rows
         raise DataError(explain(f"{where} has no steps", given=sorted(features), mend="check features.json"))
 
-    def _vectors(self, values: Callable[[str], NDArray[Any]]) -> dict[str, NDArray[Any] | EncodedFrames]:
+    def _vectors(self, values: Callable[[str], NDArray[Any]]) -> dict[str, Any]:
         if self.rule is not None:
             state, action = canonical(self.rule, values)
             card = self.info.embodiment
             return {"state": card.state.pack(state), "action": card.action.pack(action)}
-        out: dict[str, NDArray[Any] | EncodedFrames] = {}
+        out: dict[str, Any] = {}
         for name, keys in (("state", self.plan.state), ("action", self.plan.action)):
             parts = [values(key).astype(np.float64) for key in keys]
             out[name] = np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
@@ -188,15 +191,12 @@ class RldsSource:
     def _frame_sizes(self) -> dict[str, tuple[int, int]]:
         sizes = {key: self.leaves[STEPS + key].shape[:2] for key in self.plan.cameras}
         if any(min(size) < 0 for size in sizes.values()):
-            from PIL import Image
-
             shard = next(s for s in self.files.shards if s.present)
-            features = parse_example(self.files.record(shard, 0), f"{shard.path}: record 0")
+            where = f"{shard.path}: record 0"
+            features = parse_example(self.files.record(shard, 0), where)
             for key, size in sizes.items():
                 if min(size) < 0:
-                    blob = features[STEPS + key][0]
-                    width, height = Image.open(io.BytesIO(bytes(blob))).size
-                    sizes[key] = (height, width)
+                    sizes[key] = size_of(bytes(features[STEPS + key][0]), where)
         return {key: (int(size[0]), int(size[1])) for key, size in sizes.items()}
 
     def _card(self) -> tuple[Embodiment, list[Finding]]:
@@ -239,7 +239,7 @@ class RldsSource:
             findings.append(Finding("rate", text, "warning", stream="time_ns"))
         counts = [shard.records for shard in self.files.shards]
         height_width = {slot: self._sizes[key] for key, slot in self.plan.cameras.items()}
-        extra = {name: spec for name, spec in self.plan.extra.values()}
+        extra = dict(self.plan.extra.values())
         for key, name in self.plan.depth.items():
             extra[name] = StreamSpec("uint16", self.leaves[STEPS + key].shape, kind="depth")
         return SourceInfo(
@@ -274,51 +274,6 @@ def _card_of(rule: Convention, data_set: str, fps: float) -> Embodiment:
     return pose_card(rule.robot or data_set, control_hz=fps, gripper_width_m=rule.gripper_width_m)
 
 
-def _frames(blobs: Any, frame: tuple[int, int, int], where: str) -> NDArray[Any] | EncodedFrames:
-    """Files of one camera; JPEG stays as it is, anything else is decoded."""
-    if isinstance(blobs, np.ndarray):
-        return blobs
-    if all(blob[:2] == b"\xff\xd8" for blob in blobs):
-        try:
-            for blob in blobs:
-                check_jpeg_size(blob, frame)
-            return EncodedFrames(frame, tuple(blobs))
-        except DataError:
-            pass  # a grey one, or one of another size: decoded below, where the row is named
-    out = np.empty((len(blobs), *frame), np.uint8)
-    for row, blob in enumerate(blobs):
-        out[row] = _decoded(blob, "RGB", frame, f"{where}, row {row}")
-    return out
-
-
-def _depth(blobs: Any, frame: tuple[int, ...], where: str) -> NDArray[Any]:
-    if isinstance(blobs, np.ndarray):
-        return blobs
-    return np.stack([_decoded(b, "I;16", frame, f"{where}, row {row}") for row, b in enumerate(blobs)])
-
-
-def _decoded(blob: bytes, mode: str, frame: tuple[int, ...], where: str) -> NDArray[Any]:
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(blob))
-        pixels = np.asarray(image.convert(mode) if image.mode != mode and mode == "RGB" else image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(explain(f"{where}: an image cannot be decoded: {error}", given=f"{len(blob)} bytes")) from error
-    if mode != "RGB":
-        pixels = pixels.astype(np.uint16)[..., None]
-    if pixels.shape != frame:
-        raise DataError(explain(f"{where}: an image of another size", given=pixels.shape, allowed=frame))
-    return pixels
-
-
-def _stuck(frames: NDArray[Any] | EncodedFrames, slot: str, episode: str) -> list[Finding]:
-    if not isinstance(frames, EncodedFrames) or len(frames) < 2 or len(set(frames.blobs)) > 1:
-        return []
-    text = f"all {len(frames)} frames of '{slot}' are the same file"
-    return [Finding("stuck_camera", text, "note", episode, f"image/{slot}")]
-
-
 def _ending(flags: Mapping[str, NDArray[Any]], episode: str) -> list[Finding]:
     last = flags.get("is_last")
     if last is None or bool(last[-1]):
@@ -333,8 +288,10 @@ def _finite(values: NDArray[Any], key: str, where: str) -> NDArray[Any]:
     return values
 
 
-def _without_first(array: NDArray[Any] | EncodedFrames) -> NDArray[Any] | EncodedFrames:
-    return EncodedFrames(array.frame, array.blobs[1:]) if isinstance(array, EncodedFrames) else array[1:]
+def _without_first(values: Any) -> Any:
+    if isinstance(values, EncodedFrames):
+        return EncodedFrames(values.frame, values.blobs[1:])
+    return np.asarray(values)[1:]
 
 
 def _plain(value: Any) -> float | int | str | None:

@@ -148,9 +148,7 @@ def canonical(rule: Convention, values: Callable[[str], NDArray[Any]]) -> tuple[
     delta, moved, turned = _pose(rule.action, values)
     if rule.action.reference == "absolute":
         return state, delta
-    targets = delta_targets(
-        position, rotation, moved, turned, frame=rule.action.frame, reference=rule.action.reference
-    )
+    targets = delta_targets(position, rotation, moved, turned, frame=rule.action.frame, reference=rule.action.reference)
     return state, {**_named(*targets), "gripper": delta["gripper"]}
 
 
@@ -180,4 +178,3 @@ def _place(place: str) -> tuple[str, slice | None]:
     if match["first"] is None:
         return match["key"], None
     return match["key"], slice(int(match["first"]), int(match["last"]))
-

@@ -79,7 +79,9 @@ class RldsFiles:
             self.shards = [shard for shard in self.shards if shard.split in splits]
         if not any(shard.present for shard in self.shards):
             wanted = [shard.path.name for shard in self.shards[:5]]
-            raise DataError(explain(f"{folder} holds none of its files", allowed=wanted or "*.tfrecord-*", mend="fetch"))
+            raise DataError(
+                explain(f"{folder} holds none of its files", allowed=wanted or "*.tfrecord-*", mend="fetch")
+            )
         self._indices: OrderedDict[Path, NDArray[np.int64]] = OrderedDict()
 
     def count(self, shard: Shard) -> int:
@@ -132,7 +134,9 @@ class RldsFiles:
                     shards.append(Shard(split["name"], index, file, records, file.is_file()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                explain(f"{path} is damaged: {error!r}", mend="fetch it again, or remove it: the files are then counted")
+                explain(
+                    f"{path} is damaged: {error!r}", mend="fetch it again, or remove it: the files are then counted"
+                )
             ) from error
         return shards
 

@@ -79,7 +79,9 @@ def read_features(path: Path) -> dict[str, Leaf]:
         raise DataError(explain(f"{path} is damaged: {error!r}", mend="fetch it again")) from error
     if not any(leaf.path.startswith("steps/") and leaf.rank for leaf in found.values()):
         raise DataError(
-            explain(f"{path} describes no episodes of steps", given=sorted(found), allowed="an RLDS data set: steps/...")
+            explain(
+                f"{path} describes no episodes of steps", given=sorted(found), allowed="an RLDS data set: steps/..."
+            )
         )
     return found
 

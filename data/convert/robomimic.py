@@ -18,27 +18,19 @@ from numpy.typing import NDArray
 from robopolicy.data.convert.demo_files import DemoFiles, data_attributes, observation_keys
 from robopolicy.data.convert.hdf5_episode import (
     Hdf5File,
+    natural_order,
     nominal_time_ns,
     numbered_channels,
     require_rows,
     vector_stream,
 )
-from robopolicy.data.convert.joint_cards import joint_card
-from robopolicy.data.convert.pose_cards import pose_card
-from robopolicy.data.convert.robosuite import (
-    FINGER_RANGES_M,
-    Controller,
-    base_pose,
-    controller_of,
-    robots_of,
-    unmeant,
-)
+from robopolicy.data.convert.robosuite import FINGER_RANGES_M, controller_of, robots_of, unmeant
+from robopolicy.data.convert.robosuite_arm import RobosuiteArm, frame_of
 from robopolicy.data.convert.source import Finding, Format, Reading, SourceInfo
-from robopolicy.data.convert.unify import generic_card, gripper_opening, pose_channels, rotation_matrix
+from robopolicy.data.convert.unify import generic_card, rotation_matrix
 from robopolicy.data.episode import Episode, StreamSpec
-from robopolicy.embodiment import Embodiment, load_embodiment
+from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, explain
-from robopolicy.robot_parts import EE_CHANNELS
 from robopolicy.schema import setting
 
 __all__ = ["FORMAT", "RobomimicOptions", "RobomimicSource"]
@@ -60,7 +52,9 @@ class RobomimicOptions:
     convention: Literal["auto", "none"] = setting("none: keep every number as it is", default="auto")
     robot: str = setting("robot, where env_args does not say", default="")
     card: str = setting("embodiment card of the robot; empty: an arm known by its pose only", default="")
-    frame: Literal["auto", "base", "world"] = setting("frame of poses; auto: base where the model is kept", default="auto")
+    frame: Literal["auto", "base", "world"] = setting(
+        "frame of poses; auto: base where the model is kept", default="auto"
+    )
     gripper_range: tuple[float, ...] = setting("first gripper joint when closed, when open", default=())
     fps: float = setting("rows per second; 0: control_freq of env_args, else 20", default=0.0, ge=0.0)
     states: bool = setting("keep the simulator's flat state", default=True)
@@ -86,8 +80,8 @@ class RobomimicSource:
         self.task = str(env_args.get("env_name", path.stem))
         self.fps = options.fps or float(self.kwargs.get("control_freq", 0.0)) or _ASSUMED_HZ
         kind = env_args.get("type", env_args.get("env_type"))
-        self.controller, self.why = self._understood(file, demo, kind)
-        self.frame = self._frame(file, demo)
+        self._action_width = int(file.node(f"{demo}/actions").shape[-1])
+        self.arm, self.why = self._understood(file, demo, kind)
         self._same_environment(env_args)
         self.images = observation_keys(file, demo, _is_image)
         self.vectors = observation_keys(file, demo, _is_vector)
@@ -120,15 +114,11 @@ class RobomimicSource:
                 lengths[key] = len(streams[f"source/{key}"])
         require_rows(f"{file.path}: {demo}", lengths, rows)
         findings: list[Finding] = []
-        if self.controller is None:
-            streams["state"] = np.concatenate([obs[k] for k in self._state_keys], axis=1)
-            streams["action"] = actions
-        else:
-            streams["state"], streams["action"] = self._meant(file, demo, obs, actions)
-            outside = self.controller.clipped(actions[:, :-1])
-            if outside:
-                text = f"{outside} commands lie outside the controller's input range and are clipped by it"
-                findings.append(Finding("clipped", text, "note", episode, "action"))
+        streams["state"], streams["action"] = self._meant(file, demo, obs, actions)
+        outside = self.arm.controller.clipped(actions[:, :-1]) if self.arm else 0
+        if outside:
+            text = f"{outside} commands lie outside the controller's input range and are clipped by it"
+            findings.append(Finding("clipped", text, "note", episode, "action"))
         if self.info.environment_state:
             streams["environment_state"] = obs[_PRIVILEGED]
         for key in self._kept:
@@ -140,8 +130,8 @@ class RobomimicSource:
         metadata = {"source": {"id": episode, "file": file.path.name}}
         return Reading(Episode(streams, "", success, metadata), findings)
 
-    def _understood(self, file: Hdf5File, demo: str, kind: Any) -> tuple[Controller | None, str]:
-        """The controller, or None and why the numbers are left alone."""
+    def _understood(self, file: Hdf5File, demo: str, kind: Any) -> tuple[RobosuiteArm | None, str]:
+        """The arm, or None and why the numbers are left alone."""
         if self.options.convention == "none":
             return None, "by options.convention=none"
         if kind != _ROBOSUITE:
@@ -149,74 +139,54 @@ class RobomimicSource:
         controller = controller_of(self.kwargs)
         if controller is None:
             return None, unmeant(self.kwargs)
-        width = file.node(f"{demo}/actions").shape[-1]
-        if controller.kind == "OSC_POSE" and width != 7:
-            return None, f"{width} actions instead of 7 for OSC_POSE and a gripper"
-        needed = (_POSITION, _FINGERS) if controller.kind == "OSC_POSE" else (_JOINTS, _FINGERS)
-        absent = [key for key in needed if f"{demo}/obs/{key}" not in file]
-        if controller.kind == "OSC_POSE" and not any(f"{demo}/obs/{key}" in file for key in _QUATERNIONS):
-            absent.append(_QUATERNIONS[-1])
+        posed = controller.kind == "OSC_POSE"
+        wanted = ((_POSITION,), (_FINGERS,), _QUATERNIONS) if posed else ((_JOINTS,), (_FINGERS,))
+        absent = [keys[-1] for keys in wanted if not any(f"{demo}/obs/{key}" in file for key in keys)]
         if absent and f"{demo}/obs" in file:
-            held = list(file.node(f"{demo}/obs").keys())
             raise DataError(
                 explain(
                     f"{file.path}: {demo} has no obs {absent}, without which actions cannot become absolute",
-                    given=held,
+                    given=list(file.node(f"{demo}/obs").keys()),
                     mend="extract them from the states, or options.convention=none keeps the numbers as they are",
                 )
             )
-        if len(self._finger_range()) != 2:
-            robot = robots_of(self.kwargs)[0]
+        width = self._action_width
+        arm_width = 6 if posed else file.node(f"{demo}/obs/{_JOINTS}").shape[-1]
+        if width != arm_width + 1:
+            return None, f"{width} actions instead of {arm_width + 1} for {controller.kind} and a gripper"
+        robot = robots_of(self.kwargs)[0]
+        fingers = self.options.gripper_range or FINGER_RANGES_M.get(robot, ())
+        if len(fingers) != 2:
             return None, f"the gripper of {robot} is not known; options.gripper_range=[closed,open] states it"
-        return controller, ""
+        frame = frame_of(self.options.frame, self._model(file, demo), f"{file.path}: {demo}")
+        if controller.frame == "base" and frame != "base" and controller.delta:
+            return None, "commands are along the axes of the base, and no model says how it stands"
+        return RobosuiteArm(robot, controller, fingers, frame), ""
 
-    def _frame(self, file: Hdf5File, demo: str) -> str:
-        known = base_pose(str(file.attribute(demo, "model_file", ""))) is not None
-        if self.options.frame == "base" and not known:
-            raise DataError(
-                explain(f"{file.path}: {demo} keeps no model to find the robot's base in", mend="options.frame=world")
-            )
-        return "base" if known and self.options.frame != "world" else "world"
+    @staticmethod
+    def _model(file: Hdf5File, demo: str) -> str:
+        return str(file.attribute(demo, "model_file", ""))
 
     def _same_environment(self, env_args: Mapping[str, Any]) -> None:
         for path in self.demos.files[1:]:
             with Hdf5File(path) as other:
                 if other.json_attribute("data", "env_args") != env_args:
                     raise DataError(
-                        explain(f"{path} is of another environment than {self.demos.files[0].name}", mend="convert alone")
+                        explain(
+                            f"{path} is of another environment than {self.demos.files[0].name}", mend="convert alone"
+                        )
                     )
-
-    def _finger_range(self) -> tuple[float, ...]:
-        robots = robots_of(self.kwargs)
-        return self.options.gripper_range or (FINGER_RANGES_M.get(robots[0], ()) if robots else ())
 
     def _meant(self, file: Hdf5File, demo: str, obs: Mapping[str, Array], actions: Array) -> tuple[Array, Array]:
         """State and action in the card's channels."""
-        assert self.controller is not None
+        if self.arm is None:
+            return np.concatenate([obs[key] for key in self._state_keys], axis=1), actions
         card = self.info.embodiment
-        closed, opened = self._finger_range()
-        opening = gripper_opening(obs[_FINGERS][:, 0], closed=closed, opened=opened)
-        command = self.controller.gripper(actions[:, -1])
-        if self.controller.kind == "JOINT_POSITION":
-            names = card.joints.names[:-1]
-            state = dict(zip(names, obs[_JOINTS].T, strict=True)) | {"gripper": opening}
-            targets = self.controller.joint_targets(obs[_JOINTS], actions[:, :-1])
-            return card.state.pack(state), card.action.pack(dict(zip(names, targets.T, strict=True)) | {"gripper": command})
-        key = next(k for k in _QUATERNIONS if k in obs)
-        position, rotation = obs[_POSITION], rotation_matrix(obs[key], "quaternion_xyzw")
-        base = base_pose(str(file.attribute(demo, "model_file", ""))) if self.frame == "base" else None
-        if self.frame == "base" and base is None:
-            raise DataError(explain(f"{file.path}: {demo} keeps no model", mend="options.frame=world for all of them"))
-        in_base = self.controller.frame == "base" and base is not None
-        measured = _in_base(position, rotation, base)
-        if in_base:
-            target = self.controller.pose_targets(*measured, actions[:, :6])
-        else:
-            target = _in_base(*self.controller.pose_targets(position, rotation, actions[:, :6]), base)
-        return tuple(  # type: ignore[return-value]
-            group.pack(dict(zip((*EE_CHANNELS, "gripper"), (*pose_channels(*pose).T, end), strict=True)))
-            for group, pose, end in ((card.state, measured, opening), (card.action, target, command))
-        )
+        if self.arm.controller.kind == "JOINT_POSITION":
+            return self.arm.of_joints(card, obs[_JOINTS], obs[_FINGERS], actions)
+        key = next(key for key in _QUATERNIONS if key in obs)
+        rotation = rotation_matrix(obs[key], "quaternion_xyzw")
+        return self.arm.of_poses(card, obs[_POSITION], rotation, obs[_FINGERS], actions, self._model(file, demo))
 
     @property
     def _state_keys(self) -> list[str]:
@@ -224,25 +194,19 @@ class RobomimicSource:
 
     @property
     def _kept(self) -> list[str]:
-        return [] if self.controller is None else self._state_keys
+        return [] if self.arm is None else self._state_keys
 
     def _card(self, file: Hdf5File, demo: str) -> Embodiment:
+        if self.arm is not None:
+            return self.arm.card(self.options.card, self._action_width - 1, self.fps)
         robot = next(iter(robots_of(self.kwargs)), "robomimic")
-        if self.controller is None:
-            if not self._state_keys:
-                raise DataError(
-                    explain(f"{file.path}: {demo} has no low-dimensional observations", given=self.images + self.others)
-                )
-            state = [(n, "unknown") for key in self._state_keys for n in self._names(file, demo, key)]
-            action = [(n, "unknown") for n in numbered_channels("action", self._action_width)]
-            reference = "normalised"
-            return generic_card(robot, state=state, action=action, control_hz=self.fps, action_reference=reference)
-        if self.options.card:
-            return load_embodiment(self.options.card)
-        if self.controller.kind == "JOINT_POSITION":
-            names = [f"joint{i + 1}" for i in range(self._action_width - 1)]
-            return joint_card(f"robosuite_{robot}", names, control_hz=self.fps)
-        return pose_card(f"robosuite_{robot}", control_hz=self.fps, gripper_width_m=2 * max(self._finger_range()))
+        if not self._state_keys:
+            raise DataError(
+                explain(f"{file.path}: {demo} has no low-dimensional observations", given=self.images + self.others)
+            )
+        state = [(n, "unknown") for key in self._state_keys for n in self._names(file, demo, key)]
+        action = [(n, "unknown") for n in numbered_channels("action", self._action_width)]
+        return generic_card(robot, state=state, action=action, control_hz=self.fps, action_reference="normalised")
 
     @staticmethod
     def _names(file: Hdf5File, demo: str, key: str) -> tuple[str, ...]:
@@ -250,8 +214,9 @@ class RobomimicSource:
         return numbered_channels(key, shape[1] if len(shape) > 1 else 1)
 
     def _describe(self, file: Hdf5File, demo: str) -> SourceInfo:
-        self._action_width = int(file.node(f"{demo}/actions").shape[-1])
-        extra: dict[str, StreamSpec] = {"source/action": vector_stream("action", self._action_width, source="commanded")}
+        extra: dict[str, StreamSpec] = {
+            "source/action": vector_stream("action", self._action_width, source="commanded")
+        }
         for key in self._kept:
             extra[f"source/obs/{key}"] = StreamSpec(
                 "float32", (len(self._names(file, demo, key)),), self._names(file, demo, key), source="measured"
@@ -275,7 +240,7 @@ class RobomimicSource:
             provenance={
                 "format": "robomimic",
                 "robot": robot,
-                "frame": self.frame if self.controller else "as recorded",
+                "frame": self.arm.frame if self.arm else "as recorded",
                 "actions": self._meaning(),
                 "time": f"nominal, {self.fps:g} Hz",
                 "filter": self.options.filter,
@@ -283,19 +248,20 @@ class RobomimicSource:
         )
 
     def _meaning(self) -> str:
-        if self.controller is None:
+        if self.arm is None:
             return f"as recorded: {self.why}"
-        what = "deltas added to the measured pose" if self.controller.delta else "absolute"
-        return f"{self.controller.kind}, {what}; gripper -1 open, 1 closed"
+        controller = self.arm.controller
+        what = f"changes of what is {controller.reference}" if controller.delta else "absolute"
+        return f"{controller.kind}, {what}; gripper -1 open, 1 closed"
 
     def _findings(self, file: Hdf5File) -> list[Finding]:
-        if self.controller is None:
+        if self.arm is None:
             text = f"actions are kept as they are: {self.why}"
             findings = [Finding("convention", text, "warning", stream="action")]
         else:
             findings = [Finding("convention", self._meaning(), "note", stream="action")]
-            if self.frame == "world" and self.controller.kind == "OSC_POSE":
-                text = "poses are in the world frame: the demonstrations keep no model to find the robot's base in"
+            if self.arm.frame == "world" and self.arm.controller.kind == "OSC_POSE":
+                text = "poses are in the world frame, not in that of the robot's base"
                 findings.append(Finding("convention", text, "warning", stream="state"))
         if self.others:
             text = f"observations without a place in the store: {self.others}"
@@ -310,14 +276,6 @@ class RobomimicSource:
                 text = f"attribute total says {int(total)} samples, the demonstrations say {held}"
                 findings.append(Finding("length", text, "warning"))
         return findings
-
-
-def _in_base(position_m: Array, rotation: Array, base: tuple[Array, Array] | None) -> tuple[Array, Array]:
-    """World -> base frame; unchanged without a base."""
-    if base is None:
-        return position_m, rotation
-    origin, axes = base
-    return (position_m - origin) @ axes, axes.T @ rotation
 
 
 def _is_image(node: Any) -> bool:
@@ -340,7 +298,7 @@ def _detect(path: Path) -> str | None:
     demos = [name for name in names if name.startswith("demo")]
     if not demos or {"bddl_file_name", "problem_info"} & attributes:
         return None
-    return f"/data/{demos[0]} in {file.name}"
+    return f"/data/{natural_order(demos)[0]} in {file.name}"
 
 
 FORMAT = Format("robomimic", RobomimicOptions, _detect, RobomimicSource)

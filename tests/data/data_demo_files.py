@@ -183,7 +183,7 @@ def demo_values(seed: int, rows: int = 9, size: int = 12) -> dict[str, np.ndarra
     rng = np.random.default_rng([11, seed])
     return {
         "actions": np.clip(rng.normal(0, 0.5, (rows, 7)), -1, 1),
-        "position": rng.uniform(-0.3, 0.3, (rows, 3)) + [0, 0, 1],
+        "position": rng.uniform(-0.3, 0.3, (rows, 3)) + np.array([0, 0, 1]),
         "xyzw": quaternions(rng, rows),
         "fingers": np.stack([rng.uniform(0, 0.04, rows)] * 2, axis=1) * [1, -1],
         "joints": rng.uniform(-1, 1, (rows, 7)),
@@ -361,7 +361,13 @@ def maniskill_file(
             won[-1] = number not in failed
             group["success"] = won
             listed.append(
-                {"episode_id": number, "control_mode": mode, "elapsed_steps": rows, "episode_seed": number, "reset_kwargs": {}}
+                {
+                    "episode_id": number,
+                    "control_mode": mode,
+                    "elapsed_steps": rows,
+                    "episode_seed": number,
+                    "reset_kwargs": {},
+                }
             )
     about = {
         "env_info": {"env_id": "PickCube-v1", "env_kwargs": {"obs_mode": "rgbd", "control_mode": mode}},
