@@ -52,7 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE,
     "policies": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models"},
     # control: forward kinematics, with which converters repair a recorded pose; normalize: one range per robot
-    "data": BASE | {"control"},
+    # evaluation: the style and the blocks of pages
+    "data": BASE | {"control", "evaluation"},
     "training": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models", "policies", "data"},
     "sim": BASE | {"control", "evaluation", "data"},
     # evaluation: the record of an episode is the same in simulation and on the arm

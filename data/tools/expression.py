@@ -129,20 +129,23 @@ def parse_expression(text: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         raise CommandError(explain("the condition is too long", given=f"{len(text)} characters", allowed=MAX_LENGTH))
+    text = " ".join(text.split("\n")).strip()
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        raise _error(text.strip(), (error.offset or 1) - 1, f"cannot be read: {error.msg}") from error
+        # at the end of the text Python states no place, or one beyond it
+        place = error.offset - 1 if error.offset and error.lineno == 1 else len(text)
+        raise _error(text, len(text[:place].encode()), f"cannot be read: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise CommandError(explain("the condition cannot be read", given=text[:80], mend="write it simpler")) from error
     if isinstance(tree, ast.Constant) and isinstance(tree.value, str) and tree.value.strip():
         return parse_expression(tree.value)  # the whole condition in quotes, as a command line may have it
     paths: set[tuple[Any, ...]] = set()
     try:
-        _check(tree, text.strip(), paths)
+        _check(tree, text, paths)
     except RecursionError as error:
         raise CommandError(explain("the condition is too deep", given=text[:80], mend="write it simpler")) from error
-    return Expression(text.strip(), tree, frozenset(paths))
+    return Expression(text, tree, frozenset(paths))
 
 
 def matching(expression: Expression, records: Iterable[Mapping[str, Any]]) -> list[int]:
