@@ -137,4 +137,4 @@ def slerp(quaternions: NDArray[np.floating], choice: Choice) -> NDArray[np.float
     sine = np.where(near, 1.0, np.sin(angle))
     left = np.where(near, 1 - w, np.sin((1 - w) * angle) / sine)
     right = np.where(near, w, np.sin(w * angle) / sine)
-    return quaternion_to_matrix(np.where(w == 0, a, left * a + right * b))
+    return np.asarray(quaternion_to_matrix(np.where(w == 0, a, left * a + right * b)), np.float64)

@@ -1,14 +1,7 @@
 """Data sets of diffusion_policy: zarr v2 replay buffers whose keys vary by task.
 
-Conventions, from https://github.com/real-stanford/diffusion_policy:
-
-``pusht``   ``state`` [5] = agent x, y, block x, y (pixels of a 512 window), block angle (rad); ``action`` [2] = target
-            of the agent in pixels; ``img`` float 0..255; 10 Hz (``env/pusht/pusht_env.py``).
-``abs10``   robosuite with absolute actions (``dataset/robomimic_replay_image_dataset.py``): position, 6-D rotation as
-            the first two **rows** (pytorch3d's), gripper -1 open to +1 closed; ``abs20`` the same twice. 20 Hz.
-            Measured: ``robot{i}_eef_pos`` (grip site), ``robot{i}_eef_quat`` (xyzw, of the *hand*, from which the tool
-            that the action moves is turned by -90 degrees about z), ``robot{i}_gripper_qpos`` (two mirrored fingers).
-``raw``     anything else: channels named as in the source, on a card that cannot be driven.
+What state and action mean is decided by :mod:`robopolicy.data.convert.replay_conventions`; what has no place there is
+kept beside, as ``source/<key>``.
 """
 
 from __future__ import annotations
@@ -21,30 +14,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.data.convert.pose_cards import pose_card
+from robopolicy.data.convert import replay_conventions as conventions
 from robopolicy.data.convert.replay_buffer import (
     ReplayBuffer,
     ReplayOptions,
-    channel_list,
     find_buffer,
     regular_time_ns,
     usable_stamps,
 )
 from robopolicy.data.convert.replay_images import image_arrays
 from robopolicy.data.convert.source import Finding, Format, Reading, SourceInfo
-from robopolicy.data.convert.unify import generic_card, gripper_opening, pose_channels, rotation_matrix
-from robopolicy.data.convert.zarr_v2 import ArrayHeader, ZarrV2
-from robopolicy.data.episode import Episode, StreamSpec
-from robopolicy.embodiment import Embodiment
+from robopolicy.data.convert.zarr_v2 import ZarrV2
+from robopolicy.data.episode import Episode
 from robopolicy.errors import DataError, explain
-from robopolicy.rotations import axis_angle_to_matrix
 from robopolicy.schema import setting
 
 __all__ = ["FORMAT", "DiffusionPolicyOptions", "DiffusionPolicySource"]
-
-KNOWN_HZ = {"pusht": 10.0, "abs10": 20.0, "abs20": 20.0}
-MOST_NAMES = 256
-STATE_KEYS = ("state", "obs")
 
 
 @dataclass(frozen=True)
@@ -54,9 +39,7 @@ class DiffusionPolicyOptions(ReplayOptions):
     convention: Literal["auto", "pusht", "abs10", "abs20", "raw"] = setting(
         "what state and action mean; auto recognises the published data sets by key and width", default="auto"
     )
-    fps: float | None = setting(
-        "rows per second; null where the convention or data/timestamp says it", default=None, gt=0
-    )
+    fps: float | None = setting("rows per second; null where the convention or a time says it", default=None, gt=0)
     state: tuple[str, ...] = setting("raw: keys that make up the state; none for 'state', 'obs' or all", default=())
     float_images: Literal["auto", "0..255", "0..1"] = setting("scale of images stored as floats", default="auto")
     bgr: tuple[str, ...] = setting("keys of images that hold blue first", default=())
@@ -81,15 +64,15 @@ class DiffusionPolicySource:
             arrays = self.buffer.arrays
             if "action" not in arrays or len(arrays["action"].shape) != 2:
                 raise DataError(explain(f"{path} has no data/action [N, A]", given=sorted(arrays)))
-            recognised = _recognise(arrays)
-            self.convention = recognised if options.convention == "auto" else options.convention
-            if self.convention == "pusht" and options.float_images == "auto":
-                scale = "0..255"
-            else:
-                scale = options.float_images
-            self.images = image_arrays(self.buffer, {}, float_images=scale, bgr=options.bgr)
-            self.fps = options.fps or KNOWN_HZ.get(self.convention) or self._measured_hz()
-            self._lay_out()
+            self.attributes = self.buffer.group.attributes()
+            name = options.convention
+            name = conventions.recognise_convention(arrays, self.attributes) if name == "auto" else name
+            scale = "0..255" if name == "pusht" and options.float_images == "auto" else options.float_images
+            self.images = image_arrays(self.buffer, self._slots(name), float_images=scale, bgr=options.bgr)
+            self.fps = options.fps or self._own_hz(name) or conventions.KNOWN_HZ.get(name) or self._measured_hz()
+            self.convention = self._convention(path, name)
+            kept = [k for k in arrays if k not in {*self.convention.used, *self.images, "timestamp", "time_ns"}]
+            self.rest = {key: conventions.kept_spec(key, arrays[key]) for key in kept}
         except BaseException:
             self.buffer.close()
             raise
@@ -97,6 +80,28 @@ class DiffusionPolicySource:
     def close(self) -> None:
         """Close the file."""
         self.buffer.close()
+
+    def _convention(self, path: Path, name: str) -> conventions.Convention:
+        o, arrays = self.options, self.buffer.arrays
+        if name == "pusht":
+            return conventions.pusht(arrays, self.fps)
+        if name in ("abs10", "abs20"):
+            robots = 1 if name == "abs10" else 2
+            return conventions.absolute(arrays, self.fps, robots, o.gripper_width_m, o.hand_to_tool_deg)
+        if name == "own":
+            return conventions.own(path, arrays, self.attributes)
+        return conventions.raw(arrays, self.fps, o.state)
+
+    def _slots(self, name: str) -> dict[str, str]:
+        """Key -> camera, where the attributes name it."""
+        if name != "own":
+            return {}
+        streams = {key: str(header.attributes.get("stream", key)) for key, header in self.buffer.arrays.items()}
+        return {key: stream.removeprefix("image/") for key, stream in streams.items()}
+
+    def _own_hz(self, name: str) -> float | None:
+        fps = self.attributes[conventions.OWN].get("fps") if name == "own" else None
+        return float(fps) if isinstance(fps, (int, float)) and fps > 0 else None
 
     def _measured_hz(self) -> float:
         header = self.buffer.arrays.get("timestamp")
@@ -113,109 +118,29 @@ class DiffusionPolicySource:
             )
         )
 
-    def _lay_out(self) -> None:
-        arrays = self.buffer.arrays
-        self.state_keys: tuple[str, ...] = ()
-        self.environment: tuple[str, ...] = ()
-        used = {"action", *self.images}
-        if self.convention == "pusht":
-            _require(arrays, {"state": (5,), "action": (2,)}, self.convention)
-            used |= {"state"}
-            self.environment = ("block.x", "block.y", "block.angle")
-            agent = [("agent.x", "px"), ("agent.y", "px")]
-            self.card = generic_card("pusht", state=agent, action=agent, control_hz=self.fps)
-        elif self.convention in ("abs10", "abs20"):
-            robots = range(1 if self.convention == "abs10" else 2)
-            wanted: dict[str, tuple[int, ...]] = {"action": (10 * len(robots),)}
-            for i in robots:
-                wanted |= {f"robot{i}_eef_pos": (3,), f"robot{i}_eef_quat": (4,), f"robot{i}_gripper_qpos": (2,)}
-            _require(arrays, wanted, self.convention)
-            self.card = pose_card(
-                "robosuite" if len(robots) == 1 else "robosuite_bimanual",
-                arms=("",) if len(robots) == 1 else ("robot0", "robot1"),
-                control_hz=self.fps,
-                gripper_width_m=self.options.gripper_width_m,
-                description="arms of a robosuite task with absolute tool poses",
-            )
-        else:
-            self.state_keys = self._raw_state()
-            used |= set(self.state_keys)
-            self.card = self._raw_card()
-        self.rest = tuple(key for key in arrays if key not in used and key != "timestamp")
-        self.extra = {f"source/{key}": _spec(key, arrays[key]) for key in self.rest}
-        if self.convention not in ("raw", "pusht"):
-            self.extra["source/action"] = _spec("action", arrays["action"])
-
-    def _raw_state(self) -> tuple[str, ...]:
-        arrays = self.buffer.arrays
-        low = [
-            k
-            for k, h in arrays.items()
-            if h.dtype.kind == "f" and len(h.shape) == 2 and k not in ("action", "timestamp")
-        ]
-        chosen = self.options.state or tuple(k for k in STATE_KEYS if k in low)[:1] or tuple(low)
-        unknown = [k for k in chosen if k not in low]
-        if unknown or not chosen:
-            raise DataError(
-                explain(
-                    "no such low-dimensional array for the state",
-                    given=unknown or None,
-                    allowed=low,
-                    mend="options.state=[key, ...]",
-                )
-            )
-        return tuple(chosen)
-
-    def _raw_card(self) -> Embodiment:
-        def named(key: str) -> list[tuple[str, str]]:
-            header = self.buffer.arrays[key]
-            names = header.attributes.get("channels")
-            units = header.attributes.get("units")
-            plain = channel_list(key, header.width)
-            names = names if isinstance(names, list) and len(names) == len(plain) else plain
-            units = units if isinstance(units, list) and len(units) == len(plain) else ["unknown"] * len(plain)
-            return [(str(n), str(u)) for n, u in zip(names, units, strict=True)]
-
-        state = [entry for key in self.state_keys for entry in named(key)]
-        return generic_card("diffusion_policy", state=state, action=named("action"), control_hz=self.fps)
-
     @property
     def info(self) -> SourceInfo:
         """What the data set holds."""
+        c = self.convention
+        task = self.attributes[conventions.OWN].get("task") if c.name == "own" else None
         return SourceInfo(
-            embodiment=self.card,
+            embodiment=c.card,
             fps=self.fps,
             episodes=self.buffer.episodes,
-            task=self.buffer.group.path.stem.removesuffix(".zarr"),
+            task=str(task or self.buffer.group.path.stem.removesuffix(".zarr")),
             cameras={image.slot: (image.height, image.width) for image in self.images.values()},
-            environment_state=self.environment,
-            extra=self.extra,
+            joints=c.joints,
+            environment_state=c.environment,
+            extra={**c.extra, **{f"source/{key}": spec for key, spec in self.rest.items()}},
             expected_episodes=self.buffer.declared,
-            findings=(*self.buffer.findings, *self._notes()),
+            findings=(*self.buffer.findings, *([c.finding] if c.finding else [])),
             provenance={
                 "format": "diffusion_policy",
-                "convention": self.convention,
-                "state_keys": list(self.state_keys),
-                "hand_to_tool_deg": self.options.hand_to_tool_deg if self.convention.startswith("abs") else None,
+                "convention": c.name,
+                "note": c.finding.message if c.finding else "",
                 "keys": {key: [str(h.dtype), *h.shape] for key, h in self.buffer.arrays.items()},
             },
         )
-
-    def _notes(self) -> list[Finding]:
-        if self.convention == "raw":
-            message = (
-                f"the meaning of action {self.buffer.arrays['action'].width} is not known: state is {self.state_keys}, "
-                "channels are named as in the source; options.convention states another"
-            )
-            return [Finding("convention", message)]
-        if self.convention == "pusht":
-            return [
-                Finding("convention", "pixels of a 512 x 512 window; nothing that a robot could be driven by", "note")
-            ]
-        turn = self.options.hand_to_tool_deg
-        return [
-            Finding("convention", f"measured rotations were turned by {turn:g} degrees about z, hand to tool", "note")
-        ]
 
     def read(self, episode: str) -> Reading:
         """One episode.
@@ -230,95 +155,44 @@ class DiffusionPolicySource:
         def get(key: str) -> NDArray[Any]:
             return self.buffer.read(key, episode)
 
-        streams: dict[str, NDArray[Any]] = {}
-        if self.convention == "pusht":
-            state = get("state")
-            streams |= {"state": state[:, :2], "environment_state": state[:, 2:], "action": get("action")}
-        elif self.convention == "raw":
-            streams |= {"state": np.concatenate([get(k) for k in self.state_keys], axis=1), "action": get("action")}
-        else:
-            streams |= self._absolute(get)
-        for key in self.rest:
-            streams[f"source/{key}"] = _stored(get(key), self.extra[f"source/{key}"])
+        streams = {
+            n: v.astype(np.float32) if v.dtype.kind == "f" else v for n, v in self.convention.streams(get).items()
+        }
+        for key, spec in self.rest.items():
+            values = get(key)
+            streams[f"source/{key}"] = values.reshape(len(values), *spec.shape).astype(spec.dtype)
         for key, image in self.images.items():
             streams[f"image/{image.slot}"] = image.frames(get(key), episode, findings)
-        for name in ("state", "action", "environment_state"):
-            if name in streams:
-                streams[name] = streams[name].astype(np.float32)
-        streams["time_ns"] = self._time(get, episode, len(streams["action"]), findings)
+        if "time_ns" not in streams:
+            streams["time_ns"] = self._time(episode, len(streams["action"]), findings)
         start, stop = self.buffer.bounds(episode)
-        metadata = {"source": {"id": episode, "rows": [start, stop]}}
-        return Reading(Episode(dict(streams), self.options.language, self.options.success, metadata), findings)
+        language, success, metadata = self._labels(episode)
+        metadata = {**metadata, "source": {"id": episode, "rows": [start, stop]}}
+        return Reading(Episode(dict(streams), language, success, metadata), findings)
 
-    def _absolute(self, get: Any) -> dict[str, NDArray[Any]]:
-        """State and action of robosuite's arms in the store's terms."""
-        turn = axis_angle_to_matrix(np.array([0.0, 0.0, np.deg2rad(self.options.hand_to_tool_deg)]))
-        raw = get("action")
-        states, actions = [], []
-        for i in range(raw.shape[1] // 10):
-            rotation = rotation_matrix(get(f"robot{i}_eef_quat"), "quaternion_xyzw") @ turn
-            fingers = get(f"robot{i}_gripper_qpos").astype(np.float64)
-            opening = gripper_opening(fingers[:, :1] - fingers[:, 1:], closed=0.0, opened=self.options.gripper_width_m)
-            states += [pose_channels(get(f"robot{i}_eef_pos"), rotation), opening]
-            part = raw[:, 10 * i : 10 * i + 10]
-            target = pose_channels(part[:, :3], rotation_matrix(part[:, 3:9], "rotation_6d_rows"))
-            actions += [target, gripper_opening(part[:, 9:], closed=1.0, opened=-1.0)]
-        return {
-            "state": np.concatenate(states, axis=1),
-            "action": np.concatenate(actions, axis=1),
-            "source/action": raw.astype(np.float32),
-        }
+    def _labels(self, episode: str) -> tuple[str, bool, dict[str, Any]]:
+        """Instruction, success and metadata: the export's own, unless an option says otherwise."""
+        language, success = self.options.language, self.options.success
+        entries = self.attributes[conventions.OWN].get("episodes") if self.convention.name == "own" else None
+        if not isinstance(entries, list) or len(entries) != self.buffer.declared:
+            return language, success, {}
+        entry = entries[int(episode)]
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("metadata"), dict):
+            raise DataError(explain(f"{self.buffer.group.path}: the labels of episode {episode} are damaged"))
+        metadata = dict(entry["metadata"])
+        if "source" in metadata:
+            metadata["exported_from"] = metadata.pop("source")
+        return language or str(entry.get("language", "")), success or bool(entry.get("success")), metadata
 
-    def _time(self, get: Any, episode: str, rows: int, findings: list[Finding]) -> NDArray[np.int64]:
+    def _time(self, episode: str, rows: int, findings: list[Finding]) -> NDArray[np.int64]:
         if "timestamp" not in self.buffer.arrays:
             return regular_time_ns(rows, self.fps)
-        stamps = usable_stamps(get("timestamp"), self.fps)
+        stamps = usable_stamps(self.buffer.read("timestamp", episode), self.fps)
         if stamps is not None:
             return stamps
         message = "data/timestamp does not increase from row to row, or too coarsely; nominal time was used"
         findings.append(Finding("rate_drift", message, "warning", episode, "timestamp"))
         return regular_time_ns(rows, self.fps)
-
-
-def _recognise(arrays: Mapping[str, ArrayHeader]) -> str:
-    widths = {key: header.width for key, header in arrays.items()}
-    if widths["action"] == (2,) and widths.get("state") == (5,) and ("img" in widths or "keypoint" in widths):
-        return "pusht"
-    for name, robots in (("abs10", 1), ("abs20", 2)):
-        keys = [f"robot{i}_{k}" for i in range(robots) for k in ("eef_pos", "eef_quat", "gripper_qpos")]
-        if widths["action"] == (10 * robots,) and all(key in widths for key in keys):
-            return name
-    return "raw"
-
-
-def _require(arrays: Mapping[str, ArrayHeader], wanted: Mapping[str, tuple[int, ...]], convention: str) -> None:
-    wrong = {
-        k: arrays[k].width if k in arrays else "missing"
-        for k, w in wanted.items()
-        if k not in arrays or arrays[k].width != w
-    }
-    if wrong:
-        raise DataError(
-            explain(
-                f"convention '{convention}' does not fit this data set",
-                given=wrong,
-                allowed=dict(wanted),
-                mend="options.convention=raw keeps the source's own channels",
-            )
-        )
-
-
-def _spec(key: str, header: ArrayHeader) -> StreamSpec:
-    """How an array that has no place among the store's own streams is kept."""
-    if header.dtype.kind in "biu":
-        size = int(np.prod(header.width, dtype=int))
-        return StreamSpec("int64", () if header.width == () else (size,))
-    names = channel_list(key, header.width)
-    return StreamSpec("float32", (len(names),), names if len(names) <= MOST_NAMES else ())
-
-
-def _stored(values: NDArray[Any], spec: StreamSpec) -> NDArray[Any]:
-    return values.reshape(len(values), *spec.shape).astype(spec.dtype)
 
 
 def _detect(path: Path) -> str | None:

@@ -170,7 +170,7 @@ class ZarrV2:
                 chunks=tuple(int(n) for n in meta["chunks"]),
                 dtype=np.dtype(meta["dtype"]),
                 codecs=tuple(codecs),
-                attributes=self._attributes(array),
+                attributes=self.attributes(array),
                 separator=meta.get("dimension_separator", "."),
             )
             if not header.shape or len(header.shape) != len(header.chunks) or min(header.chunks) < 1:
@@ -247,9 +247,17 @@ class ZarrV2:
         key = self._key(name)
         return self._archive.read(key) if self._archive is not None else (self.path / key).read_bytes()
 
-    def _attributes(self, array: str) -> Mapping[str, Any]:
+    def attributes(self, node: str = "") -> Mapping[str, Any]:
+        """The ``.zattrs`` of an array or group, the root for no name; empty where it has none.
+
+        Raises:
+            DataError: no JSON.
+        """
+        name = f"{node}/.zattrs" if node else ".zattrs"
         try:
-            attributes = json.loads(self._file(f"{array}/.zattrs"))
+            attributes = json.loads(self._file(name))
         except (KeyError, FileNotFoundError):
             return {}
+        except _BROKEN as error:
+            raise DataError(explain(f"{self.path}: '{name}' cannot be read: {error}")) from error
         return attributes if isinstance(attributes, dict) else {}

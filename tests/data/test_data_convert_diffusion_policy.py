@@ -85,7 +85,7 @@ def test_robosuite_rotations_are_rows_and_hand_to_tool(tmp_path):
     path = write_buffer(tmp_path / "lift.zarr.zip", values, ENDS, codecs={"agentview_image": jpeg2k(), "object": None})
     old_codecs(path)
     source = open_source(FORMAT, path)
-    assert source.convention == "abs10"
+    assert source.convention.name == "abs10"
     store, _ = store_all(source, tmp_path / "out.zarr")
     action = store.read("action")
     raw = values["action"]
@@ -109,7 +109,7 @@ def test_two_arms_of_twenty_numbers(tmp_path):
     values = robosuite(2)
     path = write_buffer(tmp_path / "transport.zarr", values, ENDS)
     source = open_source(FORMAT, path)
-    assert source.convention == "abs20"
+    assert source.convention.name == "abs20"
     store, _ = store_all(source, tmp_path / "out.zarr")
     card = store.embodiment
     second = store.read("action")[:, card.action.select("robot1")]
