@@ -124,7 +124,9 @@ def _hash(numbers: Mapping[str, _Array]) -> str:
 
 
 def _time(time_ns: NDArray[np.int64], fps: float) -> dict[str, float]:
-    """Rate over the episode, drift from its first to its last third, jitter and gaps."""
+    """Rate over the episode, drift from its first to its last third, jitter and gaps; ``noise`` is how far random
+    periods alone would move rate and drift (one standard error, relative).
+    """
     steps = np.diff(time_ns).astype(np.float64) * 1e-9
     if not len(steps) or steps.min() <= 0:
         return {}
@@ -133,6 +135,7 @@ def _time(time_ns: NDArray[np.int64], fps: float) -> dict[str, float]:
         "rate_hz": _short(1.0 / steps.mean()),
         "drift": _short(steps[-third:].mean() / steps[:third].mean() - 1.0),
         "jitter": _short(steps.std() * fps),
+        "noise": _short(steps.std() / steps.mean() * np.sqrt(2.0 / third)),
         "gaps": int((steps > 1.5 / fps).sum()),
     }
 

@@ -133,8 +133,13 @@ def _clocks(fps: float, checks: Checks) -> list[Finding]:
         return []
     findings = []
     for kind, what, measure, limit in (
-        ("rate_drift", "the period changes from the first to the last third", lambda c: abs(c["drift"]), 0.02),
-        ("rate", f"the measured rate is not {fps:g} Hz", lambda c: abs(c["rate_hz"] / fps - 1), 0.02),
+        (
+            "rate_drift",
+            "the period changes from the first to the last third",
+            lambda c: _beyond(abs(c["drift"]), c),
+            0.02,
+        ),
+        ("rate", f"the measured rate is not {fps:g} Hz", lambda c: _beyond(abs(c["rate_hz"] / fps - 1), c), 0.02),
         ("jitter", "periods scatter (standard deviation over the nominal period)", lambda c: c["jitter"], 0.2),
     ):
         off = {name: measure(clock) for name, clock in clocks.items() if measure(clock) > limit}
@@ -148,6 +153,11 @@ def _clocks(fps: float, checks: Checks) -> list[Finding]:
         text = f"{sum(gaps.values())} periods are longer than 1.5 nominal ones, {gaps[worst]} of them in {worst}"
         findings.append(Finding("gap", text, "note", episode=worst, stream="time_ns"))
     return findings
+
+
+def _beyond(deviation: float, clock: Mapping[str, float]) -> float:
+    """``deviation`` where it is more than jitter explains, otherwise 0."""
+    return deviation if deviation > 3.0 * clock["noise"] else 0.0
 
 
 def _lags(store: EpisodeStore, checks: Checks) -> list[Finding]:

@@ -62,7 +62,7 @@ class ToySource:
     def read(self, episode: str) -> Reading:
         index = int(episode.removeprefix("ep"))
         fault = self.document.get("faults", {}).get(episode)
-        time.sleep(self.document.get("sleep_s", 0.0))
+        time.sleep(self.document.get("slow", {}).get(episode, self.document.get("sleep_s", 0.0)))
         if fault == "raise":
             raise DataError("page 7 is torn")
         if fault == "bug":
