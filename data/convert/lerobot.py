@@ -102,14 +102,14 @@ class LeRobotSource:
         self.fps = float(layout.info["fps"])
         self.features = features_of(layout.info)
         self._video = VideoMatcher(self.fps, frozenset(options.repair))
-        findings = list(layout.findings)
+        findings: list[Finding] = []
         self.cameras = self._choose_cameras(findings)
         videos = [key for key, feature in self.cameras.items() if feature.kind == "video"]
         listed = layout.episodes()
         lacking = {e: layout.lacking(e, videos) for e in listed}
         self._present = {f"episode_{e:06d}": e for e in listed if not lacking[e]}
         expected = int(layout.info.get("total_episodes", len(listed)))
-        findings += missing_episodes(expected, listed, lacking)
+        findings = [*layout.findings, *findings, *missing_episodes(expected, listed, lacking)]
         if not self._present:
             raise DataError(
                 explain(f"{layout.root} has no complete episode", given="; ".join(f.message for f in findings))

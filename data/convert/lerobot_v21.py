@@ -32,7 +32,8 @@ class _Layout:
         tasks = root / "meta" / "tasks.jsonl"
         self._tasks = {k: str(v.get("task", "")) for k, v in read_lines(tasks, "task_index").items()}
         examples = [self._fields(e) for e in self._episodes]
-        self._data = PathTemplate(root, str(self.info.get("data_path") or DATA_PATH), examples)
+        self._data = PathTemplate(root, str(self.info.get("data_path") or DATA_PATH), ()).settled(examples)
+        self.findings += self._data.findings
         self._video = PathTemplate(root, str(self.info.get("video_path") or VIDEO_PATH), ())
         frames = sum(int(e.get("length", 0)) for e in self._episodes.values())
         for name, counted in (("total_episodes", len(self._episodes)), ("total_frames", frames)):
