@@ -76,7 +76,9 @@ def run(argv: Sequence[str]) -> int:
         return 130
     if os.environ.get("RANK", "0") == "0":  # under a launcher every process comes here
         print(f"trained {summary['steps']} steps in {summary['wall_s']:.0f} s: {out}")
-        print(f"next: robopolicy eval {out} out={out}/eval")
+        cards = [entry["embodiment"]["name"] for entry in summary["data"].get("stores", ())]
+        which = f"embodiment={cards[0]} " if cards else ""  # a policy of several robots has to be told
+        print(f"next: robopolicy eval {out} {which}out={out}/eval")
     return 0
 
 

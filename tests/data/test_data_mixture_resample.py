@@ -1,4 +1,4 @@
-"""Resampling by the stated rule: exact on lines and constant turns, held where it says, the store itself at its rate."""
+"""Resampling by the stated rule: exact on lines and constant turns, held where it says, equal at equal rates."""
 
 from __future__ import annotations
 
