@@ -125,7 +125,7 @@ def open_tier(entry: Mapping[str, Any]) -> FrameTier:
 
 
 def default_cache_bytes(upper: int = DEFAULT_CACHE_BYTES) -> int:
-    """``upper``, or half of the memory that is available now where that is less; divided among a launcher's processes."""
+    """``upper``, or half of the memory that is free now where that is less; divided among a launcher's processes."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         with open("/proc/meminfo", encoding="ascii") as stream:

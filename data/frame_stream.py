@@ -210,7 +210,7 @@ def _close_all(files: OrderedDict[int, int]) -> None:
 
 
 class ReaderFrames:
-    """Any other reader of frames (an archive, a server, a view at another rate), with resizing."""
+    """Any other reader of frames (an archive, a server, another layout), with resizing."""
 
     def __init__(self, reader: Any, store: Any, stream: str, rows: int):
         """Nothing is read yet.
@@ -227,16 +227,7 @@ class ReaderFrames:
         self.dtype: np.dtype[Any] = np.dtype(spec.dtype)
 
     def describe(self) -> dict[str, Any]:
-        """JSON for :func:`open_stream`.
-
-        Raises:
-            DataError: a view that exists in this process only.
-        """
-        from robopolicy.data.store import EpisodeStore
-
-        if not isinstance(self.store, EpisodeStore):
-            name = type(self.store).__name__
-            raise DataError(explain("loader processes cannot open this view", given=name, mend="use workers=0"))
+        """JSON for :func:`open_stream`."""
         return {"kind": "reader", "store": str(self.store.path), "stream": self.stream}
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
@@ -258,16 +249,11 @@ def stream_of(store: Any, stream: str, decode: JpegDecoder = decode_jpeg) -> Fra
     """The fastest way to the frames of ``stream`` of an open store, by stored row.
 
     Args:
-        store: An :class:`~robopolicy.data.store.EpisodeStore`, or a view of one (then by row of the view).
+        store: An :class:`~robopolicy.data.store.EpisodeStore`.
         stream: ``image/<camera>`` or ``depth/<camera>``.
         decode: JPEG decoder.
     """
-    from robopolicy.data.store import EpisodeStore
-
-    kind, _, camera = stream.partition("/")
-    reader = store.images(camera, decode) if kind == "image" else store.frames(stream)
-    if not isinstance(store, EpisodeStore):
-        return ReaderFrames(reader, store, stream, store.num_steps)
+    reader = store.frames(stream, decode)
     if isinstance(reader, LiveImages):
         reader = reader.reader
     if type(reader) is ImageReader and isinstance(reader.files, LocalFiles):

@@ -109,6 +109,11 @@ class ResampledStore:
         return self._grid[0].copy()
 
     @property
+    def source_rows(self) -> NDArray[np.int64]:
+        """int64 [N]: row of the source whose frames each row of the view shows."""
+        return self._grid[2]
+
+    @property
     def num_steps(self) -> int:
         """Rows of the view."""
         return len(self._grid[1])

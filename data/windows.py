@@ -108,6 +108,7 @@ class WindowDataset:
             UnknownNameError: a camera that the store lacks.
         """
         self.store, self.spec = store, spec
+        self._files: EpisodeStore = store if isinstance(store, EpisodeStore) else store.source
         chosen = np.arange(store.num_episodes) if episodes is None else np.fromiter(episodes, np.int64)
         self.episodes = chosen.astype(np.int64)
         self._check()
@@ -274,7 +275,9 @@ class WindowDataset:
 
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows as readers of the store count them -> rows as they lie in its files, deleted episodes included."""
-        live = self.store.live_rows if isinstance(self.store, EpisodeStore) else None
+        if self._files is not self.store:  # a view at another rate shows frames of its source
+            rows = self.store.source_rows[rows]  # type: ignore[attr-defined]
+        live = self._files.live_rows
         return rows if live is None else live.stored(rows)
 
     def _episode(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -313,9 +316,9 @@ class WindowDataset:
                 )
 
     def _tier(self, name: str, budget: CacheBudget, decode: JpegDecoder) -> FrameTier:
-        stream = stream_of(self.store, name, decode)
+        stream = stream_of(self._files, name, decode)
         frame = (*(self.spec.image_size or stream.native[:2]), stream.native[2])
-        content = {"store": self.store.content_hash, "stream": name}
+        content = {"store": self._files.content_hash, "stream": name}
         return budget.choose(stream, self._newest_rows(), frame, content)
 
 

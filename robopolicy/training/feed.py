@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
+from robopolicy.data.frame_cache import default_cache_bytes
 from robopolicy.data.loader import Loader
 from robopolicy.data.mixture import Mixture
 from robopolicy.data.mixture_config import is_mixture, read_mixture
@@ -26,7 +27,7 @@ from robopolicy.policies.mixture import MASK_FEATURES, identity_normalizer
 from robopolicy.protocols import PolicySpec
 from robopolicy.seeding import generator
 from robopolicy.slots import slot_card
-from robopolicy.training.order import Order
+from robopolicy.training.order import BlockedOrder, Order
 from robopolicy.training.recipe import Recipe, Stage
 
 __all__ = ["Feed", "MixtureSource", "Source", "StoreSource", "open_source"]
@@ -149,11 +150,12 @@ class StoreSource:
         )
         _check_trainable(policy, stage, name)
         spec = _window_spec(cast(PolicySpec, policy.spec), store)
-        windows = WindowDataset(store, spec, episodes=training)
-        validation, indices = _validation(store, spec, held_out, stage, recipe.seed)
-        return Feed(
-            policy, normalizer, Loader(windows, micro, workers=recipe.workers), len(windows), validation, indices
-        )
+        share = len(training) / store.num_episodes
+        windows = WindowDataset(store, spec, episodes=training, **_cache(recipe, share))
+        validation, indices = _validation(store, spec, held_out, stage, recipe, 1 - share)
+        train = Loader(windows, micro, workers=recipe.workers)
+        order = BlockedOrder(len(windows), windows.blocks) if _is_local(recipe, windows, share) else None
+        return Feed(policy, normalizer, train, len(windows), validation, indices, order)
 
 
 class MixtureSource:
@@ -241,14 +243,30 @@ def _check_trainable(policy: Any, stage: Stage, name: str) -> None:
         raise ConfigError(explain(f"policy '{stage.policy}' of stage '{name}' cannot be trained", allowed="diffusion"))
 
 
-def _validation(store: Any, spec: WindowSpec, held_out: Any, stage: Stage, seed: int) -> tuple[Any, np.ndarray]:
+def _cache(recipe: Recipe, share: float) -> dict[str, Any]:
+    """What a data set may keep of its frames: its share of the recipe's memory, or of what is free."""
+    nbytes = default_cache_bytes(round(recipe.cache_gib * 2**30))
+    return {"cache_bytes": int(nbytes * share), "cache_folder": recipe.cache_folder}
+
+
+def _is_local(recipe: Recipe, windows: WindowDataset, share: float) -> bool:
+    """Whether samples are shuffled in blocks: a question of the recipe and the data, never of what memory is free.
+
+    Otherwise a run that is resumed, or another process of it, could go through the data in another order.
+    """
+    return recipe.cache_folder is None and windows.frame_bytes > recipe.cache_gib * 2**30 * share
+
+
+def _validation(
+    store: Any, spec: WindowSpec, held_out: Any, stage: Stage, recipe: Recipe, share: float
+) -> tuple[Any, np.ndarray]:
     """A loader over the held-out windows, and which of them are looked at: spread evenly, the same every time."""
     if not len(held_out):
         return None, np.zeros(0, np.int64)
-    windows = WindowDataset(store, spec, episodes=held_out)
+    windows = WindowDataset(store, spec, episodes=held_out, **_cache(recipe, share))
     size = min(stage.batch_size, len(windows))
     count = min(len(windows) // size, stage.validation.batches) * size
-    chosen = generator("validation", seed).permutation(len(windows))[:count]
+    chosen = generator("validation", recipe.seed).permutation(len(windows))[:count]
     return Loader(windows, size), np.sort(chosen).astype(np.int64)
 
 

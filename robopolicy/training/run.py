@@ -187,7 +187,10 @@ def _run(
             if index == first and stored is not None:
                 trainer.restore(stored)
                 log.say(f"resumed stage '{name}' at step {trainer.step} of {stage.steps}")
-            trainer.fit()
+            try:
+                trainer.fit()
+            finally:
+                trainer.context.train.close()
             finished[name] = {"steps": trainer.step, **trainer.last, **trainer.seconds}
     summary = _summary(recipe, finished, documents["data"], embodiment, accelerator)
     if accelerator.is_main_process:
@@ -199,6 +202,8 @@ def _trainer(job: _Job, index: int, name: str, stage: Stage, log: RunLog, interr
     recipe, accelerator = job.recipe, job.accelerator
     feed = job.source.feed(stage, name, recipe, micro_batch(stage, accelerator.num_processes))
     policy = feed.policy
+    if tiers := getattr(feed.train.dataset, "tiers", {}):
+        log.say("frames: " + ", ".join(f"{name} {tier}" for name, tier in tiers.items()))
     if stage.initialize_from is not None:
         _initialize(policy, job, stage.initialize_from)
     policy.to(accelerator.device)

@@ -49,6 +49,10 @@ class BatchSource(Protocol):
         """Batches of the loader's batch size over ``indices`` [n], in order."""
         ...
 
+    def close(self) -> None:
+        """End the loader's processes, if it has any."""
+        ...
+
 
 class Rollout(Protocol):
     """Validation in the world, handed in by whoever knows one; returns named scalars for the log."""
