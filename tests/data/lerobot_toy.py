@@ -1,4 +1,4 @@
-"""Small LeRobot data sets in every shape that the readers have to understand, written here from the documented layout."""
+"""Small LeRobot data sets in every shape that the readers have to understand, written to the documented layout."""
 
 from __future__ import annotations
 
