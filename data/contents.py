@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from robopolicy.data.tombstones import FrameSource, LiveImages, LiveRows
 from robopolicy.data.zarr_fallback import ZarrImages, read_through_zarr
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
+
+if TYPE_CHECKING:
+    from robopolicy.data.convert.source import Finding
 
 __all__ = ["StoreContents"]
 
@@ -232,12 +236,28 @@ class StoreContents:
         if not self._spec(stream).image:
             raise DataError(explain(f"'{stream}' has no frames", mend="use column() or read()"))
         if (stream, decode) not in self._readers:
-            name = f"data/{stream}"
-            layout = parse_image(self._snapshot.arrays[name])
-            reader = _frame_source(self._files, name, layout, self._verify, decode)
+            reader = self.stored_frames(stream, decode)
             live = self.live_rows
             self._readers[stream, decode] = reader if live is None else LiveImages(reader, live)
         return self._readers[stream, decode]
+
+    def stored_frames(self, stream: str, decode: JpegDecoder = decode_jpeg) -> FrameSource:
+        """As :meth:`frames`, by stored row, deleted episodes included; a reader of its own."""
+        name = f"data/{stream}"
+        return _frame_source(self._files, name, parse_image(self._snapshot.arrays[name]), self._verify, decode)
+
+    def verify(self, episodes: Iterable[int] | None = None) -> Iterator[Finding]:
+        """Read everything back and compare it with its checksums, see :mod:`robopolicy.data.verification`.
+
+        Args:
+            episodes: Stored indices, all when None.
+
+        Yields:
+            What is wrong, nothing for a sound store.
+        """
+        from robopolicy.data.verification import verify_store
+
+        yield from verify_store(self, episodes)
 
     def _spec(self, stream: str) -> StreamSpec:
         streams = self.streams

@@ -159,9 +159,12 @@ class RemoteFiles:
         for attempt in range(1, attempts + 1):
             try:
                 return ask()
-            except (FileNotFoundError, StorageError):
+            except StorageError:
                 raise
-            except Exception as error:  # fsspec passes on the exceptions of whatever library moves the bytes
+            except Exception as caught:  # fsspec passes on the exceptions of whatever library moves the bytes
+                error = _true_error(caught)
+                if isinstance(error, FileNotFoundError):
+                    raise
                 if attempt == attempts or not _retryable(error):
                     raise StorageError(
                         explain(
@@ -215,14 +218,25 @@ class RemoteFiles:
 
 def _problem(answer: Any, request: Request) -> Exception | None:
     """What is wrong with the answer to a request; a file that is not there is no problem."""
-    if isinstance(answer, FileNotFoundError):
-        return None
     if isinstance(answer, Exception):
-        return answer
+        error = _true_error(answer)
+        return None if isinstance(error, FileNotFoundError) else error
     _, start, stop = request
     if start is not None and stop is not None and len(answer) != stop - start:
         return OSError(f"{len(answer)} bytes came instead of {stop - start}; does the server support ranges?")
     return None
+
+
+def _true_error(error: Exception) -> Exception:
+    """fsspec says "no such file" of every failed question for a size over HTTP; the cause knows better."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return error if status in (404, 410) else cause
+    lost = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return cause if lost and not isinstance(cause, FileNotFoundError) else error
 
 
 def _retryable(error: Exception) -> bool:
