@@ -58,6 +58,7 @@ class VideoFiles:
         self.pixel_format, self.limit, self.chunk_files = pixel_format, file_mb * 2**20, chunk_files
         self._place, self._container, self._stream, self._frames = (0, 0), None, None, 0
         self._size: tuple[int, int] = (0, 0)
+        self._bytes = 0
 
     def add(self, frames: Iterable[NDArray[np.uint8]]) -> dict[str, Any]:
         """Append one episode of frames uint8 [H, W, 3].
@@ -69,7 +70,7 @@ class VideoFiles:
             DataError: a size that the codec cannot hold.
         """
         av = require_av()
-        if self._container is not None and self._path().stat().st_size > self.limit:
+        if self._container is not None and self._bytes > self.limit:
             self.close()
             self._place = next_place(*self._place, self.chunk_files)
         begin = self._frames
@@ -97,7 +98,7 @@ class VideoFiles:
                     container.mux(packet)
             finally:
                 container.close()
-            self._frames = 0
+            self._frames = self._bytes = 0
 
     def described(self) -> dict[str, Any]:
         """What info.json says of the videos."""
@@ -118,6 +119,7 @@ class VideoFiles:
 
     def _mux(self, frame: Any) -> None:
         for packet in self._stream.encode(frame):
+            self._bytes += packet.size
             self._container.mux(packet)
 
     def _begin(self, height: int, width: int) -> None:
