@@ -217,7 +217,11 @@ FAULTS = {
         ShapeError,
         "float32",
     ),
-    "channels first": (_replace("data/demo_1/obs/agentview_image", lambda a: a.transpose(0, 3, 1, 2)), ShapeError, "last"),
+    "channels first": (
+        _replace("data/demo_1/obs/agentview_image", lambda a: a.transpose(0, 3, 1, 2)),
+        ShapeError,
+        "last",
+    ),
     "narrow actions": (_replace("data/demo_1/actions", lambda a: a[:, :6]), ShapeError, "actions"),
     "text": (_replace("data/demo_1/actions", lambda a: np.array([b"x"] * 9)), ShapeError, "no numbers"),
 }
