@@ -12,7 +12,7 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +32,11 @@ class SplitConfig:
 
     store: str = setting("episode store; it is not changed")
     out: str = setting("folder of the new stores")
-    shares: dict[str, float] = setting("name of a part -> share of the episodes", default={})
+    shares: dict[str, Any] = setting("name of a part -> share of the episodes", default={})
     seed: int = setting("of the choice with shares", default=0)
     by: str | None = setting("field whose values make the parts: success, language, metadata.NAME", default=None)
     where: str | None = setting("condition that makes the parts yes and no", default=None)
-    lists: dict[str, list[int]] = setting("name of a part -> episodes", default={})
+    lists: dict[str, Any] = setting("name of a part -> episodes", default={})
     progress: bool = setting("show progress", default=True)
 
 
@@ -68,12 +68,28 @@ def _parts(store: EpisodeStore, config: SplitConfig) -> tuple[dict[str, list[int
         ways = ("shares.train=0.9 shares.val=0.1", "by=success", "where='length > 200'", "lists.a=[0,1]")
         raise CommandError(explain("say in one way how to split", given=chosen or "none", allowed=ways))
     if config.shares:
-        why = {"shares": dict(config.shares), "seed": config.seed}
-        return by_shares(store.num_episodes, config.shares, config.seed), why
+        why = {"shares": _checked(config.shares, _is_number, "a number"), "seed": config.seed}
+        return by_shares(store.num_episodes, why["shares"], config.seed), why
     if config.by:
         return by_field(store, config.by), {"by": config.by}
     if config.where:
         yes = set(select(store, config.where))
         no = [i for i in range(store.num_episodes) if i not in yes]
         return {"yes": sorted(yes), "no": no}, {"where": config.where}
-    return dict(config.lists), {"lists": dict(config.lists)}
+    lists = _checked(config.lists, lambda v: isinstance(v, (list, tuple)) and all(map(_is_whole, v)), "a list [0,1]")
+    return lists, {"lists": lists}
+
+
+def _checked(parts: Mapping[str, Any], right: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
+    wrong = {name: value for name, value in parts.items() if not right(value)}
+    if wrong:
+        raise CommandError(explain("unusable parts", given=wrong, allowed=f"{allowed} for every part"))
+    return {str(name): value for name, value in parts.items()}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
