@@ -40,7 +40,8 @@ def tcp_poses(card: Embodiment, arm: str, joints: NDArray[np.floating]) -> tuple
     one = card.single_arm(arm)
     kinematics = Kinematics(one)
     places = [card.joints.index(link.joint) for link in one.chain]
-    return kinematics.poses(np.asarray(joints, np.float64)[:, places])
+    position, rotation = kinematics.poses(np.asarray(joints, np.float64)[:, places])
+    return np.asarray(position, np.float64), np.asarray(rotation, np.float64)
 
 
 def ee_channel_names(card: Embodiment, arms: tuple[str, ...]) -> tuple[str, ...]:

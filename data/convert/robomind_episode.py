@@ -77,9 +77,11 @@ class EpisodeReader:
                     raise DataError(explain(f"{place.file}: '{kind}' is shorter than the joints", given=shortest))
                 streams[kind] = np.concatenate([values[rows.state] for values in columns], axis=1)
             streams |= images.streams(rows.frame)
+            own_text = _own_text(file)
         if any(f.severity == "error" and not f.repaired for f in findings):
             return Reading(None, findings)
         text, notes = self.language.of(place.task, place.key)
+        text = text or own_text
         source = {"id": episode, "layout": self.plan.layout.name, "task": place.task, "split": place.split}
         metadata: dict[str, Any] = {"source": source, **notes}
         if images.absent:
@@ -236,3 +238,12 @@ class EpisodeReader:
                 )
                 findings.append(Finding("convention", message, "note", episode, "source/end_effector"))
         return values[:, :3], rotation_matrix(values[:, 3:], pose.form)
+
+
+def _own_text(file: Hdf5File) -> str:
+    """The instruction inside the file, which some releases have."""
+    if "language_raw" not in file:
+        return ""
+    found = file.read("language_raw").reshape(-1)
+    first = found[0] if len(found) else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)

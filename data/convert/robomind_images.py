@@ -92,7 +92,10 @@ class EpisodeImages:
     def _read_depth(
         self, file: Hdf5File, key: str, slot: str, size: tuple[int, int], episode: str, findings: list[Finding]
     ) -> None:
-        stored, values, raw, broken = file.read(key), [], [], []
+        stored = file.read(key)
+        values: list[NDArray[Any]] = []
+        raw: list[int] = []
+        broken: list[int] = []
         for row, item in enumerate(stored):
             blob = item if isinstance(item, bytes) else np.asarray(item, np.uint8).tobytes()
             image = decode_depth(blob)

@@ -156,6 +156,16 @@ def test_jacobian_is_the_derivative_on_every_arm(name: str, arm: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "arm"), ARMS)
+def test_poses_of_many_equal_those_of_one(name: str, arm: str) -> None:
+    kinematics = Kinematics(load_embodiment(name).single_arm(arm))
+    many = np.stack([random_posture(kinematics, np.random.default_rng(i)) for i in range(8)])
+    positions, rotations = kinematics.poses(many)
+    for q, position, rotation in zip(many, positions, rotations, strict=True):
+        np.testing.assert_allclose(kinematics.forward(q)[0], position, atol=1e-12)
+        np.testing.assert_allclose(kinematics.forward(q)[1], rotation, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "arm"), ARMS)
 def test_every_arm_with_a_chain_has_a_state_and_a_home_in_its_box(name: str, arm: str) -> None:
     card = load_embodiment(name).single_arm(arm)
     kinematics = Kinematics(card)

@@ -21,7 +21,6 @@ from robopolicy.errors import ConfigError, DataError, NonFiniteError
 from robopolicy.rotations import rotation_6d_to_matrix
 from robopolicy.schema import build
 
-
 SIZE = (48, 64)
 SERIALS = {"wrist": "11", "exterior_1": "22", "exterior_2": "33"}
 LEVELS = 14

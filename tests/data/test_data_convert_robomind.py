@@ -270,6 +270,11 @@ def test_language_from_the_table_and_the_annotations(tmp_path: Path) -> None:
     assert first.metadata["steps"] == [{"description": "grab the cup", "start": 2, "end": 11}]
     assert first.metadata["source"]["split"] == "train"
     assert (second.language, second.metadata["source"]["split"]) == ("", "val")
+    with h5py.File(other.path, "a") as file:
+        file["language_raw"] = [b"open the drawer"]
+    again = source.read(other.id).episode
+    assert again is not None
+    assert again.language == "open the drawer"
     assert source_of(tmp_path, "h5_franka_1rgb", splits=["val"]).info.episodes == (other.id,)
     with pytest.raises(DataError, match="no such file"):
         source_of(tmp_path, "h5_franka_1rgb", language=[str(tmp_path / "none.csv")])
