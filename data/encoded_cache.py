@@ -52,7 +52,7 @@ class EncodedRam:
 
     def _open(self, count: int, size: int) -> None:
         self._size = size
-        self._bytes = memoryview(self.block.array((size,)))
+        self._bytes = self.block.array((size,)).data
         self._offsets = self.block.array((count + 1,), np.int64, aligned(size))
 
     def prepare(self) -> None:

@@ -27,16 +27,14 @@ LENT = 2
 
 
 class BatchSource(Protocol):
-    """What a loader asks of a data set; :class:`~robopolicy.data.windows.WindowDataset` is one.
-
-    Attributes:
-        frame_tiers: Source of frames -> tier. A source is named like its array, with ``#n`` behind it where several
-            serve one array.
-    """
-
-    frame_tiers: Mapping[str, FrameTier]
+    """What a loader asks of a data set; :class:`~robopolicy.data.windows.WindowDataset` is one."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def frame_tiers(self) -> Mapping[str, FrameTier]:
+        """Source of frames -> tier; named like its array, with ``#n`` behind it where several serve one array."""
+        ...
 
     def array_layout(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Arrays of a batch: name -> (shape without B, dtype)."""

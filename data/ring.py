@@ -238,8 +238,9 @@ class Ring:
             return kind, first
         name, message = json.loads(text)
         known = getattr(errors, name, None)
-        is_ours = isinstance(known, type) and issubclass(known, errors.RobopolicyError)
-        error = known(message) if is_ours else DataError(f"a loader process failed: {name}: {message}")
+        error: Exception = DataError(f"a loader process failed: {name}: {message}")
+        if isinstance(known, type) and issubclass(known, errors.RobopolicyError):
+            error = known(message)
         if kind != GATHER:
             self.close()
             raise error

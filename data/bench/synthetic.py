@@ -66,7 +66,7 @@ def synthetic_store(path: Path, codec: str, episodes: int, steps: int, height: i
         period_ns = round(1e9 / store.fps)
         for i in range(episodes):
             rng = generator("data bench", i)
-            streams: dict[str, NDArray[Any]] = {}
+            streams: dict[str, Any] = {}
             for name, spec in store.streams.items():
                 if spec.image:
                     streams[name] = camera_frames(rng, steps, height, width)
@@ -96,7 +96,7 @@ def many_episodes(path: Path, episodes: int, rows: int, size: int) -> EpisodeSto
 
 def _short(store: EpisodeStore, number: int, length: int, some: NDArray[np.uint8]) -> Episode:
     rng = generator("data bench", "short", number)
-    streams: dict[str, NDArray[Any]] = {}
+    streams: dict[str, Any] = {}
     for name, spec in store.streams.items():
         if spec.image:
             streams[name] = some[np.arange(number * length, (number + 1) * length) % len(some)]
