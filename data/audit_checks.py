@@ -178,7 +178,7 @@ def _idle(numbers: Mapping[str, _Array], plan: CheckPlan) -> float:
         if name not in numbers or len(numbers[name]) < 2:
             continue
         thresholds = np.array([_STILL.get(c.unit, 1e-3) for c in plan.streams[name]])
-        quiet = (np.abs(np.diff(numbers[name], axis=0)) <= thresholds).all(axis=1)
+        quiet = np.asarray((np.abs(np.diff(numbers[name], axis=0)) <= thresholds).all(axis=1))
         still = quiet if still is None else still & quiet
     return _short(still.mean()) if still is not None else 0.0
 

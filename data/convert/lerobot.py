@@ -56,7 +56,7 @@ class Layout(Protocol):
     """Where a version of the format keeps things."""
 
     root: Path
-    info: Mapping[str, Any]
+    info: dict[str, Any]
     findings: list[Finding]
 
     def episodes(self) -> Sequence[int]:

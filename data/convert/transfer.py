@@ -111,7 +111,7 @@ def _parts(values: NDArray[Any] | EncodedFrames) -> tuple[list[bytes | memoryvie
     if isinstance(values, EncodedFrames):
         return list(values.blobs), {"jpeg": list(values.frame), "lengths": [len(b) for b in values.blobs]}
     array = np.ascontiguousarray(values)
-    raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    raw = memoryview(array.reshape(-1).view(np.uint8).data) if array.size else memoryview(b"")
     return [raw], {"dtype": array.dtype.str, "shape": list(array.shape)}
 
 

@@ -66,7 +66,7 @@ class VideoFile:
     @property
     def times_s(self) -> NDArray[np.float64]:
         """f64 [n] presentation times."""
-        return self.pts * self.time_base_s
+        return np.asarray(self.pts * self.time_base_s, np.float64)
 
 
 def probe_video(path: Path) -> VideoFile:

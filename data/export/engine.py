@@ -142,7 +142,7 @@ def _options(writer: Writer, given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             fields.append((parameter.name, hint, dataclasses.field(default=parameter.default)))
     schema = dataclasses.make_dataclass("Options", sorted(fields, key=len), frozen=True)
-    checked = build(schema, given, "options")
+    checked: Any = build(schema, given, "options")
     return {name: getattr(checked, name) for name in given}
 
 

@@ -26,7 +26,8 @@ class TableFiles:
     def __init__(self, root: Path, template: str, file_mb: float, chunk_files: int):
         """Nothing is written yet."""
         self.root, self.template, self.limit, self.chunk_files = root, template, file_mb * 2**20, chunk_files
-        self._place, self._size, self._writer = (0, 0), 0, None
+        self._place, self._size = (0, 0), 0
+        self._writer: Any = None
 
     def add(self, columns: Mapping[str, NDArray[Any] | list[bytes]]) -> dict[str, int]:
         """Append the rows of one episode. -> ``chunk_index`` and ``file_index`` of the file that they are in."""
@@ -82,7 +83,7 @@ def write_tasks(path: Path, tasks: Sequence[str]) -> None:
 
     parquet, _ = require_parquet()
     index = "__index_level_0__"
-    columns = [
+    columns: list[dict[str, Any]] = [
         {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
         {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"},
     ]

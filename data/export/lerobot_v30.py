@@ -216,8 +216,9 @@ def _row(index: int, info: dict[str, Any], task: str, place: dict[str, Any], sta
         "meta/episodes/chunk_index": 0,
         "meta/episodes/file_index": 0,
     }
-    for key, found in (*stats.columns.items(), *stats.images.items()):
-        row |= {f"stats/{key}/{name}": value for name, value in found.to_dict().items()}
+    found = {k: s.to_dict() for k, s in stats.columns.items()} | {k: s.to_dict() for k, s in stats.images.items()}
+    for key, entries in found.items():
+        row |= {f"stats/{key}/{name}": value for name, value in entries.items()}
     return row
 
 

@@ -56,7 +56,9 @@ class VideoFiles:
             # one thread; a preset that trades little size for much speed
             self.options |= {"preset": "8", "svtav1-params": "lp=1"}
         self.pixel_format, self.limit, self.chunk_files = pixel_format, file_mb * 2**20, chunk_files
-        self._place, self._container, self._stream, self._frames = (0, 0), None, None, 0
+        self._place, self._frames = (0, 0), 0
+        self._container: Any = None
+        self._stream: Any = None
         self._size: tuple[int, int] = (0, 0)
         self._bytes = 0
 
