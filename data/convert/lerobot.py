@@ -9,7 +9,7 @@ reference of actions are not stated anywhere: without a card the channels keep t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol

@@ -121,7 +121,7 @@ def main() -> None:
         "failed": not out["next_row_equal"] and back["video"]["next_frame_psnr_db"] < LEAST_PSNR_DB,
     }
     result = ClaimResult(
-        claim="an export to LeRobot v3.0 opens in lerobot with equal values; lerobot's own files convert to equal values",
+        claim="an export to LeRobot v3.0 opens in lerobot with equal values, and its own files convert to equal ones",
         source=f"lerobot {version}, LeRobotDataset with the pyav backend",
         command="python tests/claims/data/lerobot_export.py --work runs/lerobot --out docs/results --peer-python PY",
         commit=claim_run.commit(),

@@ -108,7 +108,7 @@ def main() -> None:
         source="YifanTian07/G1-policy-train @ d1d3bb4, three of its hundred episodes",
         command="python tests/claims/data/lerobot_real.py --work runs/lerobot_real --out docs/results",
         commit=claim_run.commit(),
-        target=f"{list(EPISODES.values())} rows; missing ones named; frames the JPEG of PyAV's, >= {LEAST_PSNR_DB:g} dB",
+        target=f"{list(EPISODES.values())} rows; missing named; frames the JPEG of PyAV's, >= {LEAST_PSNR_DB:g} dB",
         value={
             "rows": rows,
             "missing": missing[0] if missing else "not named",
