@@ -122,7 +122,7 @@ class Recording:
                 limit = file.stat().st_size
                 reader = reader_module.SeekingReader(stream, validate_crcs=True, record_size_limit=limit)
                 summary = reader.get_summary()
-                if summary is not None and summary.chunk_indexes:
+                if _indexed(summary):
                     yield from reader.iter_messages(topics=list(topics), starting_at=start_ns, ending_before=stop_ns)
                     return
                 stream.seek(0)
@@ -166,7 +166,7 @@ class Recording:
                     _check_summary(stream)
                     limit = file.stat().st_size
                     summary = _mcap("reader").SeekingReader(stream, record_size_limit=limit).get_summary()
-                if summary is not None and summary.channels:
+                if summary is not None and _indexed(summary):
                     counts = summary.statistics.channel_message_counts if summary.statistics else {}
                     for channel in summary.channels.values():
                         yield channel, summary.schemas.get(channel.schema_id), counts.get(channel.id, 0)
@@ -211,6 +211,15 @@ def _whole(file: Path) -> bool:
             return False
         stream.seek(-len(MAGIC), 2)
         return stream.read() == MAGIC
+
+
+def _indexed(summary: Any) -> bool:
+    """Whether the summary section names every channel, schema and chunk; each of them is optional there."""
+    if summary is None or not summary.chunk_indexes:
+        return False
+    used = {i for chunk in summary.chunk_indexes for i in chunk.message_index_offsets}
+    schemas = {channel.schema_id for channel in summary.channels.values()} - {0}
+    return bool(used) and used <= summary.channels.keys() and schemas <= summary.schemas.keys()
 
 
 def _check_summary(stream: Any) -> None:

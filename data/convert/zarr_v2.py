@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,26 @@ def find_array(path: Path, array: str) -> str | None:
     if not path.is_file() or not zipfile.is_zipfile(path):
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            found = [n for n in archive.namelist() if n == wanted or n.endswith(f"/{wanted}")]
+        _, documents = _listing(path)
     except _BROKEN:
         return None
+    found = [n for n in documents if n == wanted or n.endswith(f"/{wanted}")]
     return min((n[: -len(wanted)].strip("/") for n in found), key=len, default=None)
+
+
+def _listing(path: Path) -> tuple[frozenset[str], Mapping[str, bytes]]:
+    """Names in a zip file, and the contents of its metadata documents."""
+    about = path.stat()
+    return _read_listing(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_listing(path: Path, mtime_ns: int, size: int) -> tuple[frozenset[str], Mapping[str, bytes]]:
+    """The directory of a zip with 200,000 frames takes a second to read: once for all who ask about the same file."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        documents = {n: archive.read(n) for n in names if n.endswith((".zarray", ".zattrs"))}
+    return frozenset(names), documents
 
 
 class ZarrV2:
@@ -114,14 +130,15 @@ class ZarrV2:
             DataError: not a zarr v2 group, or a cut zip file.
         """
         self.path, self.root = path, root
-        self._archive: zipfile.ZipFile | None = None
+        self._zipped = not path.is_dir()
         self._names: frozenset[str] = frozenset()
+        self._documents: Mapping[str, bytes] = {}
         self._store: Any = None
         self._arrays: dict[str, Any] = {}
         self._kept: dict[str, tuple[int, NDArray[Any]]] = {}
-        if not path.is_dir():
+        if self._zipped:
             try:
-                self._archive = zipfile.ZipFile(path)
+                self._names, self._documents = _listing(path)
             except _BROKEN as error:
                 raise DataError(
                     explain(
@@ -129,7 +146,6 @@ class ZarrV2:
                         mend="the directory of a zip is at its end: copy or download the file again, whole",
                     )
                 ) from error
-            self._names = frozenset(self._archive.namelist())
 
     def close(self) -> None:
         """Give up files and what is cached."""
@@ -137,8 +153,6 @@ class ZarrV2:
         if self._store is not None:
             self._store.close()
             self._store = None
-        if self._archive is not None:
-            self._archive.close()
 
     def arrays(self, group: str) -> dict[str, ArrayHeader]:
         """Headers of the arrays directly below ``group``, by name.
@@ -147,8 +161,10 @@ class ZarrV2:
             DataError: damaged metadata.
         """
         prefix = self._key(group)
-        if self._archive is not None:
-            names = [n[len(prefix) + 1 :] for n in self._names if n.startswith(f"{prefix}/") and n.endswith("/.zarray")]
+        if self._zipped:
+            names = [
+                n[len(prefix) + 1 :] for n in self._documents if n.startswith(f"{prefix}/") and n.endswith("/.zarray")
+            ]
             found = [n.removesuffix("/.zarray") for n in names if n.count("/") == 1]
         else:
             found = [f.parent.name for f in (self.path / prefix).glob("*/.zarray")]
@@ -209,7 +225,7 @@ class ZarrV2:
     def missing_chunks(self, array: str, start: int, stop: int, header: ArrayHeader) -> int:
         """How many chunks of rows ``start .. stop`` are not there; zarr would deliver its fill value for them."""
         base = self._key(array)
-        if self._archive is not None:
+        if self._zipped:
             return sum(f"{base}/{key}" not in self._names for key in header.chunk_keys(start, stop))
         return sum(not (self.path / base / key).is_file() for key in header.chunk_keys(start, stop))
 
@@ -230,7 +246,7 @@ class ZarrV2:
             import zarr
 
             try:
-                if self._store is None and self._archive is not None:
+                if self._store is None and self._zipped:
                     self._store = zarr.storage.ZipStore(self.path, mode="r")
                 store = self.path if self._store is None else self._store
                 self._arrays[array] = zarr.open_array(store, path=self._key(array), mode="r", zarr_format=2)
@@ -245,7 +261,7 @@ class ZarrV2:
 
     def _file(self, name: str) -> bytes:
         key = self._key(name)
-        return self._archive.read(key) if self._archive is not None else (self.path / key).read_bytes()
+        return self._documents[key] if self._zipped else (self.path / key).read_bytes()
 
     def attributes(self, node: str = "") -> Mapping[str, Any]:
         """The ``.zattrs`` of an array or group, the root for no name; empty where it has none.

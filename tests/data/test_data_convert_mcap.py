@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from data_mcap import (
@@ -23,11 +25,14 @@ from data_mcap import (
 )
 from data_mcap import Message as Plain
 from data_replay import open_source, store_all
+from mcap.writer import Writer
 
+from robopolicy.data.convert import mcap_decode
+from robopolicy.data.convert.engine import convert
 from robopolicy.data.convert.mcap_log import FORMAT
 from robopolicy.data.convert.recognise import recognise
 from robopolicy.data.episode import EncodedFrames
-from robopolicy.errors import ConfigError, DataError
+from robopolicy.errors import ConfigError, DataError, MissingDependencyError
 
 POSE, JOINTS, JPEG = "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/JointState", "sensor_msgs/msg/CompressedImage"
 TOPICS = {"/tcp": POSE, "/gripper": JOINTS, "/cmd": POSE, "/camera/image": JPEG}
@@ -356,3 +361,56 @@ def test_frames_of_another_size_are_refused(tmp_path):
     path = write_ros2(tmp_path / "mixed.mcap", TOPICS, mixed)
     with pytest.raises(DataError, match="another size"):
         open_source(FORMAT, path, map=str(basic_map(tmp_path))).read("mixed")
+
+
+@pytest.mark.parametrize("options", [{"use_chunking": False}, {"use_statistics": False, "repeat_channels": False}])
+def test_recordings_without_an_index_are_read_in_a_line(tmp_path, options):
+    found = [(START_NS + i * 50_000_000, "/s", {"q": i}) for i in range(40)]
+    path = write_json(tmp_path / "line.mcap", found, **options)
+    part = [{"topic": "/s", "field": "q", "channels": ["q"]}]
+    chart = write_map(tmp_path / "map.yaml", rate_hz=20, time="log", state=part, action=part)
+    streams = open_source(FORMAT, path, map=str(chart)).read("line").episode.streams
+    assert streams["state"][:, 0].tolist() == list(range(39))
+    assert streams["action"][:, 0].tolist() == list(range(1, 40))
+
+
+def encoded(path, encoding: str, schema_encoding: str):
+    """Numbers as doubles, in an encoding that its decoder's package reads from the schema's text."""
+    with path.open("wb") as stream:
+        writer = Writer(stream)
+        writer.start()
+        schema = writer.register_schema("std_msgs/Float64", schema_encoding, b"float64 data")
+        channel = writer.register_channel("/x", encoding, schema)
+        for i in range(20):
+            writer.add_message(channel, START_NS + i * 100_000_000, struct.pack("<d", i / 4), START_NS)
+        writer.finish()
+    return path
+
+
+def test_ros1_messages(tmp_path):
+    part = [{"topic": "/x", "field": "data", "channels": ["x"]}]
+    chart = write_map(tmp_path / "map.yaml", rate_hz=10, time="log", state=part, action=part)
+    path = encoded(tmp_path / "old.mcap", "ros1", "ros1msg")
+    streams = open_source(FORMAT, path, map=str(chart)).read("old").episode.streams
+    np.testing.assert_allclose(streams["state"][:, 0], np.arange(19) / 4)
+
+
+def test_a_decoder_that_is_not_there_is_named(tmp_path, monkeypatch):
+    part = [{"topic": "/x", "field": "data", "channels": ["x"]}]
+    chart = str(write_map(tmp_path / "map.yaml", rate_hz=10, time="log", state=part, action=part))
+    monkeypatch.setitem(mcap_decode.FACTORIES, "protobuf", ("no_such_module", "mcap-protobuf-support"))
+    with pytest.raises(MissingDependencyError, match="pip install mcap-protobuf-support"):
+        open_source(FORMAT, encoded(tmp_path / "a.mcap", "protobuf", "protobuf"), map=chart).read("a")
+    with pytest.raises(DataError, match="no decoder for this encoding"):
+        open_source(FORMAT, encoded(tmp_path / "b.mcap", "cbor", ""), map=chart).read("b")
+
+
+def test_the_engine_refuses_a_gap_until_its_repair_is_chosen(tmp_path):
+    quiet = [s for s in samples() if not (s[1] == "/gripper" and 1.0 < (s[3] - START_NS) / 1e9 < 2.0)]
+    path = write_ros2(tmp_path / "gap.mcap", TOPICS, quiet)
+    options = {"map": str(basic_map(tmp_path))}
+    with pytest.raises(DataError, match="stale_samples"):
+        convert(path, tmp_path / "out.zarr", options=options)
+    report = convert(path, tmp_path / "held.zarr", options=options, repair=("stale_samples",))
+    assert report.episodes == 1
+    assert any(f.kind == "gap" for f in report.findings)

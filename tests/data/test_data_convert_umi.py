@@ -10,8 +10,10 @@ import pytest
 from data_replay import JPEGXL_KEYS, jpegxl, old_codecs, open_source, smooth_frames, store_all, write_buffer
 from scipy.spatial.transform import Rotation
 
+from robopolicy.data.convert.engine import convert
 from robopolicy.data.convert.recognise import recognise
 from robopolicy.data.convert.umi import FORMAT
+from robopolicy.data.store import EpisodeStore
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DataError, MissingDependencyError
 
@@ -152,6 +154,13 @@ def test_a_missing_frame_is_an_error_with_a_repair(tmp_path):
     assert (finding.kind, finding.severity, finding.repair) == ("missing_chunk", "error", "missing_chunks")
     assert not source.read("000001").findings
     source.close()
+    with pytest.raises(DataError, match="missing_chunks"):
+        convert(path, tmp_path / "out.zarr", codec="raw")
+    report = convert(path, tmp_path / "filled.zarr", codec="raw", repair=("missing_chunks",))
+    assert report.episodes == 3
+    assert not EpisodeStore.open(tmp_path / "filled.zarr").images("camera0").read(3, 4).any()
+    report = convert(path, tmp_path / "without.zarr", codec="raw", skip_bad=True)
+    assert report.skipped == ("000000",)
 
 
 def test_without_imagecodecs_the_extra_is_named(tmp_path, monkeypatch):
