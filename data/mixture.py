@@ -57,12 +57,12 @@ class Mixture:
         self.stores: list[EpisodeStore | ResampledStore] = [at_rate(store, self.rate_hz) for store in opened]
         self.embodiments: list[Embodiment] = []
         self.members: list[int] = []
-        for store in self.stores:
+        for member in self.stores:
             hashes = [card.hash for card in self.embodiments]
-            if store.embodiment.hash not in hashes:
-                self.embodiments.append(store.embodiment)
-                hashes.append(store.embodiment.hash)
-            self.members.append(hashes.index(store.embodiment.hash))
+            if member.embodiment.hash not in hashes:
+                self.embodiments.append(member.embodiment)
+                hashes.append(member.embodiment.hash)
+            self.members.append(hashes.index(member.embodiment.hash))
 
     @classmethod
     def open(cls, source: str | Path | Mapping[str, Any] | MixtureConfig) -> Mixture:
@@ -177,8 +177,11 @@ class Mixture:
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data: stores, rates, residuals of resampling, embodiments."""
+        config = to_dict(self.config)
+        for entry in config["stores"]:
+            entry["path"] = str(Path(entry["path"]).absolute())  # a run is continued from any folder
         return {
-            "mixture": to_dict(self.config),
+            "mixture": config,
             "content_hash": self.content_hash,
             "task": ", ".join(sorted({store.task for store in self.stores if store.task})),
             "episodes": self.num_episodes,

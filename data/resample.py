@@ -99,8 +99,9 @@ class ResampledStore:
             row, share = places(own, wanted)
             target, target_share = places(own + source_reach, wanted + reach)
             parts.append((count, wanted, row + start, share, target + start, target_share))
-        counts, *arrays = zip(*parts, strict=True) if parts else ((), *[()] * 5)
-        wanted, row, share, target, target_share = (np.concatenate(a) if a else np.zeros(0, np.int64) for a in arrays)
+        counts = [part[0] for part in parts]
+        wanted, row, target = (_joined([part[i] for part in parts], np.int64) for i in (1, 2, 4))
+        share, target_share = (_joined([part[i] for part in parts], np.float64) for i in (3, 5))
         return np.cumsum(counts, dtype=np.int64), wanted, row, share, (target, target_share)
 
     @property
@@ -190,6 +191,10 @@ class ResampledStore:
             "joint_command": card.joints,
         }
         return blend_of(groups[stream], card) if stream in groups else Blend()
+
+
+def _joined(parts: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
 
 
 class _HeldFrames:

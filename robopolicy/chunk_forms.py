@@ -162,7 +162,7 @@ class ChunkForm:
 
 
 def _pose(nine: Array) -> Pose:
-    return nine[..., :3], rotation_6d_to_matrix(nine[..., 3:])
+    return nine[..., :3], np.asarray(rotation_6d_to_matrix(nine[..., 3:]), np.float64)
 
 
 def _flat(pose: Pose) -> Array:

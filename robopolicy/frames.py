@@ -28,5 +28,5 @@ def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
     flat = frames.reshape(-1, *frames.shape[-3:])
     out = np.empty((len(flat), height, width, 3), np.uint8)
     for i, frame in enumerate(flat):
-        out[i] = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+        out[i] = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
     return out.reshape(*frames.shape[:-3], height, width, 3)

@@ -213,6 +213,7 @@ def _rdt_places() -> dict[str, int]:
 def to_rdt(values: Any, mask: Any, *, leave_out: bool = False) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
     """Slot vectors in the 128-entry layout of RDT-1B (``configs/state_vec.py`` of its repository).
 
+    Its 6-D rotations are the first two columns, as here (``docs/test_6drot.py`` there).
     Joints of a hand take the five gripper entries of their side where there is no gripper and they are at most five.
 
     Args:

@@ -96,6 +96,17 @@ def test_windows_are_those_of_the_stores(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_cameras_of_stores_at_another_rate(tmp_path, workers) -> None:
+    data = dataset(tmp_path, images=True, image_size=[16, 24], rate_hz=8.0)
+    order = np.random.default_rng(0).permutation(len(data))[:12]
+    wanted = data.gather(order)
+    with Loader(data, 12, workers=workers) as loader:
+        (batch,) = loader.batches(order)
+        assert (batch.image["front"].numpy() == wanted["image/front"]).all()
+    assert (wanted["image/front"] != 0).any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 24])
 def test_cameras_by_role_and_one_size(tmp_path, workers, cache_bytes) -> None:
     from robopolicy.frames import resize_frames

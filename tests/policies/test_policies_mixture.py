@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,19 @@ def test_subject_of_a_mixture_has_to_be_told_which_robot(trained):
         evaluate(subject, "pick_place", episodes=range(1))
     with pytest.raises(EmbodimentMismatchError, match="panda, ur5e_2f85, two_arms"):
         evaluate(subject, "pick_place", embodiment="xarm7", episodes=range(1))
+
+
+def test_the_daemon_takes_the_policy_of_its_robot(trained):
+    from robopolicy.deploy.policy_source import build_policy, cameras_of
+
+    out, _ = trained
+    panda = load_embodiment("panda")
+    assert cameras_of(str(out), panda) == ()
+    deploy = types.SimpleNamespace(device="cpu", weights="ema")
+    config = types.SimpleNamespace(policy=str(out), deploy=deploy, cameras=())
+    assert build_policy(config, panda).spec.embodiment.hash == panda.hash
+    with pytest.raises(EmbodimentMismatchError, match="panda, ur5e_2f85, two_arms"):
+        cameras_of(str(out), load_embodiment("xarm7"))
 
 
 def test_left_out_channels_can_be_trained_on_but_not_driven(tmp_path):
