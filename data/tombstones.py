@@ -96,13 +96,13 @@ class LiveRows:
         """Live rows."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def stored(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    def stored(self, live: NDArray[np.integer]) -> NDArray[np.int64]:
         """Live rows [n] -> stored rows [n].
 
         Raises:
             ShapeError: a row that is not live.
         """
-        rows = np.asarray(rows, np.int64)
+        rows = live.astype(np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.num_steps):
             worst = int(rows.min() if rows.min() < 0 else rows.max())
             raise ShapeError(explain("no such row", given=worst, allowed=f"0 to {self.num_steps - 1}"))

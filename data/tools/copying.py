@@ -26,8 +26,8 @@ Progress = Callable[[int, int], None]
 """(episodes done, episodes in all) -> None."""
 Mend = Callable[[int, Episode], Episode]
 """(index, episode) -> the episode as it is to be stored."""
-BATCH_BYTES = 32 << 20
-"""Short episodes are committed together up to this size; one commit costs some twenty file writes."""
+BATCH_BYTES, BATCH_EPISODES = 32 << 20, 32
+"""Short episodes are committed together up to either; one commit costs some twenty file writes."""
 _OWN = ("software", "created", "plan", "edits")
 
 
@@ -109,7 +109,8 @@ def copy_episodes(
         for number in range(resumed, len(picks)):
             episode = _checked(picks[number], verify)
             waiting.append(episode if mend is None else mend(picks[number].index, episode))
-            if sum(map(_stored_bytes, waiting)) >= BATCH_BYTES or number == len(picks) - 1:
+            full = len(waiting) >= BATCH_EPISODES or sum(map(_stored_bytes, waiting)) >= BATCH_BYTES
+            if full or number == len(picks) - 1:
                 target.append_many(waiting, any_rate=True)
                 waiting.clear()
                 if progress is not None:

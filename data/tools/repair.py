@@ -73,8 +73,12 @@ def repair(
     kept = [i for i in range(count) if i not in set(_to_drop(found, dropped, repairs))]
     if not kept:
         raise DataError(explain(f"every episode of {path} is damaged", mend="restore the store from a copy"))
-    done = [{"kind": f.kind, "episode": f.episode, "stream": f.stream, "repair": f.repair} for f in _mended(found)]
-    edit = {"operation": "repair", "repairs": sorted(repairs), "findings": done}
+    edit: dict[str, Any] = {"operation": "repair", "repairs": sorted(repairs)}
+    edit["findings"] = [
+        {"kind": f.kind, "episode": f.episode, "stream": f.stream, "repair": f.repair}
+        for f in found.findings
+        if f.severity == "error" and f.repair
+    ]
     edit["dropped"] = [i for i in range(count) if i not in set(kept)]
     picks = [Pick(reader, i) for i in kept]
     mend_time = _nominal_time(late, store.fps) if "time" in repairs else None
@@ -88,10 +92,6 @@ def _to_drop(found: Validation, damaged: list[int], repairs: Sequence[str]) -> l
         if f.severity == "error" and f.episode:
             needs.setdefault(int(f.episode), set()).add(f.repair)
     return [i for i in damaged if not needs[i] <= set(repairs) - {"drop_damaged"}]
-
-
-def _mended(found: Validation) -> list[Any]:
-    return [replace(f, repaired=True) for f in found.findings if f.severity == "error" and f.repair]
 
 
 def _reader(path: str | Path) -> tuple[EpisodeStore, EpisodeReader, int]:

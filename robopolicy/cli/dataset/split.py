@@ -68,8 +68,8 @@ def _parts(store: EpisodeStore, config: SplitConfig) -> tuple[dict[str, list[int
         ways = ("shares.train=0.9 shares.val=0.1", "by=success", "where='length > 200'", "lists.a=[0,1]")
         raise CommandError(explain("say in one way how to split", given=chosen or "none", allowed=ways))
     if config.shares:
-        why = {"shares": _checked(config.shares, _is_number, "a number"), "seed": config.seed}
-        return by_shares(store.num_episodes, why["shares"], config.seed), why
+        shares = _checked(config.shares, _is_number, "a number")
+        return by_shares(store.num_episodes, shares, config.seed), {"shares": shares, "seed": config.seed}
     if config.by:
         return by_field(store, config.by), {"by": config.by}
     if config.where:
