@@ -5,7 +5,8 @@
 Budget: full, about 3 minutes. Damage: bits flipped, files cut, deleted, lengthened, overwritten with zeros or by
 another file of the store, and the commit record edited. Everything is read in a process of its own with limited
 memory: JPEG, depth and low-dimensional streams, labels, statistics, ends of episodes. Of a whole file in another's
-place, sound in itself, ``EpisodeStore.verify`` has to tell. The control reads the same damage in raw stores without checksums.
+place, sound in itself, ``EpisodeStore.verify`` has to tell. The control reads the same damage in raw stores without
+checksums.
 """
 
 from __future__ import annotations
