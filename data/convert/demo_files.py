@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from robopolicy.data.convert.hdf5_episode import Hdf5File, hdf5_files, is_hdf5, leaves, natural_order
+from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, MissingDependencyError, explain, suggest
 
-__all__ = ["DemoFiles", "data_attributes", "observation_keys"]
+__all__ = ["OWN_STATE", "DemoFiles", "data_attributes", "is_image", "is_vector", "observation_keys", "own_card"]
+
+OWN_STATE = "state"
+"""Observation that our own export writes."""
 
 
 def data_attributes(path: Path) -> tuple[Path, frozenset[str], frozenset[str]] | None:
@@ -117,3 +121,23 @@ def observation_keys(file: Hdf5File, demo: str, fits: Callable[[Any], bool]) -> 
             )
         )
     return [key for key in leaves(file.node(f"{demo}/obs")) if fits(file.node(f"{demo}/obs/{key}"))]
+
+
+def own_card(kwargs: Mapping[str, Any], file: Hdf5File, demo: str) -> Embodiment | None:
+    """The card of a file that was exported from a store with its actions as they were."""
+    entry, key = kwargs.get("embodiment"), f"{demo}/obs/{OWN_STATE}"
+    if not isinstance(entry, Mapping) or kwargs.get("normalised") or key not in file:
+        return None
+    card = Embodiment.from_dict(entry)
+    widths = (file.node(key).shape[-1], file.node(f"{demo}/actions").shape[-1])
+    return card if widths == (len(card.state), len(card.action)) else None
+
+
+def is_image(node: Any) -> bool:
+    """Whether an array may be colour frames [T, H, W, 3]."""
+    return len(node.shape) == 4 and node.shape[3] == 3
+
+
+def is_vector(node: Any) -> bool:
+    """Whether an array is numbers [T] or [T, n]."""
+    return len(node.shape) in (1, 2) and node.dtype.kind in "fiub"

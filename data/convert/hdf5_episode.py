@@ -215,7 +215,8 @@ class Hdf5File:
             ShapeError: another rank or dtype.
         """
         node = self.node(key)
-        shape, dtype = getattr(node, "shape", ()), getattr(node, "dtype", None)
+        shape: tuple[int, ...] = getattr(node, "shape", ())
+        dtype = getattr(node, "dtype", None)
         if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
             raise ShapeError(
                 explain(

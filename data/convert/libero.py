@@ -203,7 +203,7 @@ class LiberoSource:
             episodes=self.demos.ids,
             task=self._bddl(file).removesuffix(".bddl") if len(self.demos.files) == 1 else path.name,
             cameras={_slot(key): file.frame_size(f"{demo}/obs/{key}") for key in self.images},
-            extra={"source/action": vector_stream("action", 7, unit="normalised", source="commanded"), **extra},
+            extra={"source/action": vector_stream("action", 7, unit="command", source="commanded"), **extra},
             findings=tuple(findings),
             provenance={
                 "format": "libero",

@@ -207,7 +207,7 @@ class ManiskillSource:
         self._state_keys = [key for key in numbers if key.startswith("obs")]
         self._extra_keys = [k for k in numbers if self.mode is not None or k not in self._state_keys]
         width = int(self.file.node(f"{self.first}/actions").shape[-1])
-        unit = "unknown" if self.mode is None or not self.mode.normalised else "normalised"
+        unit = "unknown" if self.mode is None or not self.mode.normalised else "command"
         extra: dict[str, StreamSpec] = {"source/action": vector_stream("action", width, unit=unit, source="commanded")}
         for key in self._extra_keys:
             extra[f"source/{key}"] = StreamSpec("float32", (self._width(key),), kind=_kind(key))

@@ -203,11 +203,12 @@ class RldsSource:
         if self.rule is not None:
             text = f"convention '{self.rule_name}': {self.rule.description or 'given by the user'}"
             return _card_of(self.rule, self.files.name, self.fps), [Finding("convention", text, "note")]
-        groups = {
-            name: [(channel, "unknown") for key in keys for channel in self._channels(key)]
-            for name, keys in (("state", self.plan.state), ("action", self.plan.action))
-        }
-        card = generic_card(self.files.name, **groups, control_hz=self.fps, description="RLDS, meaning not known")
+        state, action = (
+            [(channel, "unknown") for key in keys for channel in self._channels(key)]
+            for keys in (self.plan.state, self.plan.action)
+        )
+        about = "RLDS, meaning not known"
+        card = generic_card(self.files.name, state=state, action=action, control_hz=self.fps, description=about)
         text = (
             f"what the numbers of '{self.files.name}' mean is not known: they are kept as they are, under the names of "
             "the schema, and cannot be mixed with other robots or driven; options.convention=FILE.yaml states it"

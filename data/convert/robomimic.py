@@ -15,7 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.data.convert.demo_files import DemoFiles, data_attributes, observation_keys
+from robopolicy.data.convert.demo_files import (
+    OWN_STATE,
+    DemoFiles,
+    data_attributes,
+    is_image,
+    is_vector,
+    observation_keys,
+    own_card,
+)
 from robopolicy.data.convert.hdf5_episode import (
     Hdf5File,
     natural_order,
@@ -81,11 +89,12 @@ class RobomimicSource:
         self.fps = options.fps or float(self.kwargs.get("control_freq", 0.0)) or _ASSUMED_HZ
         kind = env_args.get("type", env_args.get("env_type"))
         self._action_width = int(file.node(f"{demo}/actions").shape[-1])
+        self.own = None if options.convention == "none" else own_card(self.kwargs, file, demo)
         self.arm, self.why = self._understood(file, demo, kind)
         self._same_environment(env_args)
-        self.images = observation_keys(file, demo, _is_image)
-        self.vectors = observation_keys(file, demo, _is_vector)
-        self.others = observation_keys(file, demo, lambda node: not _is_image(node) and not _is_vector(node))
+        self.images = observation_keys(file, demo, is_image)
+        self.vectors = observation_keys(file, demo, is_vector)
+        self.others = observation_keys(file, demo, lambda node: not is_image(node) and not is_vector(node))
         self.info = self._describe(file, demo)
 
     def close(self) -> None:
@@ -128,12 +137,15 @@ class RobomimicSource:
         sparse = not self.kwargs.get("reward_shaping", False)
         success = self.options.assume_success or bool(sparse and rewards.max() > 0)
         metadata = {"source": {"id": episode, "file": file.path.name}}
-        return Reading(Episode(streams, "", success, metadata), findings)
+        language = str(file.json_attribute(demo, "ep_meta").get("lang", ""))
+        return Reading(Episode(streams, language, success, metadata), findings)
 
     def _understood(self, file: Hdf5File, demo: str, kind: Any) -> tuple[RobosuiteArm | None, str]:
         """The arm, or None and why the numbers are left alone."""
         if self.options.convention == "none":
             return None, "by options.convention=none"
+        if self.own is not None:
+            return None, f"targets of card '{self.own.name}', as exported"
         if kind != _ROBOSUITE:
             return None, f"the environment is not one of robosuite (env_args type {kind!r})"
         controller = controller_of(self.kwargs)
@@ -159,8 +171,8 @@ class RobomimicSource:
         if len(fingers) != 2:
             return None, f"the gripper of {robot} is not known; options.gripper_range=[closed,open] states it"
         frame = frame_of(self.options.frame, self._model(file, demo), f"{file.path}: {demo}")
-        if controller.frame == "base" and frame != "base" and controller.delta:
-            return None, "commands are along the axes of the base, and no model says how it stands"
+        if posed and controller.frame == "base" and frame != "base":
+            return None, "commands are in the frame of the base, which is not known or not wanted"
         return RobosuiteArm(robot, controller, fingers, frame), ""
 
     @staticmethod
@@ -179,6 +191,8 @@ class RobomimicSource:
 
     def _meant(self, file: Hdf5File, demo: str, obs: Mapping[str, Array], actions: Array) -> tuple[Array, Array]:
         """State and action in the card's channels."""
+        if self.own is not None:
+            return obs[OWN_STATE], actions
         if self.arm is None:
             return np.concatenate([obs[key] for key in self._state_keys], axis=1), actions
         card = self.info.embodiment
@@ -194,9 +208,13 @@ class RobomimicSource:
 
     @property
     def _kept(self) -> list[str]:
+        if self.own is not None:
+            return [key for key in self._state_keys if key != OWN_STATE]
         return [] if self.arm is None else self._state_keys
 
     def _card(self, file: Hdf5File, demo: str) -> Embodiment:
+        if self.own is not None:
+            return self.own
         if self.arm is not None:
             return self.arm.card(self.options.card, self._action_width - 1, self.fps)
         robot = next(iter(robots_of(self.kwargs)), "robomimic")
@@ -215,15 +233,15 @@ class RobomimicSource:
 
     def _describe(self, file: Hdf5File, demo: str) -> SourceInfo:
         extra: dict[str, StreamSpec] = {
-            "source/action": vector_stream("action", self._action_width, source="commanded")
+            "source/action": vector_stream("action", self._action_width, unit="command", source="commanded")
         }
         for key in self._kept:
             extra[f"source/obs/{key}"] = StreamSpec(
                 "float32", (len(self._names(file, demo, key)),), self._names(file, demo, key), source="measured"
             )
         for key in ("rewards", "dones", *(("states",) if self.options.states else ())):
-            if f"{demo}/{key}" in file:
-                shape = file.node(f"{demo}/{key}").shape
+            shape = file.node(f"{demo}/{key}").shape if f"{demo}/{key}" in file else (0,)
+            if shape[-1]:
                 kind = "reward" if key == "rewards" else "simulator_state" if key == "states" else ""
                 extra[f"source/{key}"] = StreamSpec("float32", (shape[1] if len(shape) > 1 else 1,), kind=kind)
         privileged = self._names(file, demo, _PRIVILEGED) if _PRIVILEGED in self.vectors else ()
@@ -255,7 +273,9 @@ class RobomimicSource:
         return f"{controller.kind}, {what}; gripper -1 open, 1 closed"
 
     def _findings(self, file: Hdf5File) -> list[Finding]:
-        if self.arm is None:
+        if self.own is not None:
+            findings = [Finding("convention", f"actions are {self.why}", "note", stream="action")]
+        elif self.arm is None:
             text = f"actions are kept as they are: {self.why}"
             findings = [Finding("convention", text, "warning", stream="action")]
         else:
@@ -276,14 +296,6 @@ class RobomimicSource:
                 text = f"attribute total says {int(total)} samples, the demonstrations say {held}"
                 findings.append(Finding("length", text, "warning"))
         return findings
-
-
-def _is_image(node: Any) -> bool:
-    return len(node.shape) == 4 and node.shape[3] == 3
-
-
-def _is_vector(node: Any) -> bool:
-    return len(node.shape) in (1, 2) and node.dtype.kind in "fiub"
 
 
 def _slot(key: str) -> str:

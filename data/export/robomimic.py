@@ -5,7 +5,7 @@
     /data                attributes: total, env_args (JSON), action_channels, state_channels
     /data/demo_<i>       attributes: num_samples, success, ep_meta (JSON with the instruction)
         actions          f32 [T, A]     absolute targets of the card; with normalise=True in [-1, 1]
-        states           f32 [T, D]     the simulator's flat state where the store has one, else empty
+        states           f32 [T, D]     the simulator's flat state, where the store has it
         rewards, dones   f32, i64 [T]
         obs/, next_obs/  state, joint_position, object (privileged), <camera>_image u8 [T, H, W, 3], other streams
     /mask/train, valid   names of demonstrations
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.convert.source import Finding
 from robopolicy.data.durable import storage_errors
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, MissingDependencyError, StorageError, explain
@@ -50,7 +51,7 @@ def write(
     normalise: bool = False,
     extra: bool = True,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> list[Finding]:
     """Write the file; it appears under its name when it is whole.
 
     Args:
@@ -66,7 +67,7 @@ def write(
         overwrite: Replace a file that is there.
 
     Returns:
-        What was written: ``path``, ``demos``, ``samples``, ``obs``.
+        What the file does not hold: streams that were left out, and that actions cannot be replayed in robosuite.
 
     Raises:
         DataError: nothing to write, or options that do not fit.
@@ -96,7 +97,7 @@ def write(
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    return {"path": str(path), "demos": len(chosen), "samples": total, "obs": sorted(keys.values())}
+    return _findings(store, keys, normalise)
 
 
 def _check(store: EpisodeStore, path: Path, chosen: list[int], validation: float, overwrite: bool) -> None:
@@ -160,7 +161,8 @@ def _demo(
         actions = np.clip(2 * (actions - low) / (high - low) - 1, -1, 1).astype(np.float32)
     demo["actions"] = actions
     states = next((name for name in _SIMULATOR if name in store.streams), None)
-    demo["states"] = store.read(states, start, stop) if states else np.empty((rows, 0), np.float32)
+    if states:
+        demo["states"] = store.read(states, start, stop)
     dones = np.zeros(rows, np.int64)
     dones[-1] = 1
     demo["dones"] = dones
@@ -187,6 +189,21 @@ def _rewards(store: EpisodeStore, start: int, stop: int, success: bool) -> NDArr
     rewards = np.zeros(stop - start, np.float32)
     rewards[-1] = float(success)
     return rewards
+
+
+def _findings(store: EpisodeStore, keys: dict[str, str], normalise: bool) -> list[Finding]:
+    """What a user of the file should know."""
+    reference = store.embodiment.action_reference
+    what = "linearly mapped to [-1, 1]" if normalise else "as in the store"
+    text = f"actions are {reference} ({what}), not commands of a robosuite controller: replaying them needs its own env"
+    findings = [Finding("convention", text, "note", stream="action")]
+    written = {*keys, "action", "time_ns", *_SIMULATOR, *_REWARDS}
+    findings += [
+        Finding("not_exported", f"'{name}' is not written", "note", stream=name)
+        for name in store.streams
+        if name not in written
+    ]
+    return findings
 
 
 def _describe(

@@ -134,7 +134,7 @@ def test_cut_files_and_cut_frames(tmp_path):
         rows[3, 200:] = 0
         file["observations/images/cam_high"][...] = rows
     source = opened(folder, compressed_colour="rgb")
-    with pytest.raises(DataError, match="row 3.*cut"):
+    with pytest.raises(DataError, match=r"row 3.*cut"):
         source.read("episode_1")
     path = folder / "episode_1.hdf5"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

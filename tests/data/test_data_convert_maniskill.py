@@ -210,3 +210,16 @@ def test_json_and_file_that_cannot_be_used(tmp_path):
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match="cut"):
         opened(path)
+
+
+def test_flat_observations_are_kept_as_numbers(tmp_path):
+    path = maniskill_file(tmp_path / "a.h5", pictures=False)
+    flat = np.arange(8 * 5, dtype=np.float32).reshape(8, 5)
+    with h5py.File(path, "a") as file:
+        for name in file:
+            del file[f"{name}/obs"]
+            file[f"{name}/obs"] = flat
+    source = opened(path)
+    assert "['obs/agent/qpos'] are not recorded" in source.info.findings[0].message
+    np.testing.assert_array_equal(source.read("traj_0").episode.streams["state"], flat[:7])
+    into_store(source, tmp_path / "a.zarr").close()

@@ -9,19 +9,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from data_demo_files import (
-    example,
-    features_of,
-    image,
-    into_store,
-    jpeg,
-    packed,
-    png,
-    rlds,
-    smooth_frames,
-    tensor,
-    tfrecord,
-)
+from data_demo_files import into_store, jpeg, png, smooth_frames
+from data_rlds_files import example, features_of, image, packed, rlds, tensor, tfrecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -310,9 +299,9 @@ def test_a_cut_file_names_file_and_record(tmp_path, keep):
     whole = file.read_bytes()
     assert len(index_records(file)) == 3
     file.write_bytes(whole[: int(keep * len(whole))])
+    source = opened(path)
     with pytest.raises(DataError, match=r"tfrecord-00000-of-00001: record \d is cut"):
-        source = opened(path)
-        [source.read(name) for name in source.info.episodes]
+        source.read("train:0:0")
 
 
 def test_a_record_that_is_listed_and_not_there(tmp_path):
@@ -327,6 +316,10 @@ def test_a_record_that_is_listed_and_not_there(tmp_path):
         opened(path).read("train:9:1")
 
 
+def everything(file):
+    return [read_record(file, int(o), int(n), i) for i, (o, n) in enumerate(index_records(file))]
+
+
 @settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10**9), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_never_silent(tmp_path_factory, place, bit):
@@ -336,8 +329,7 @@ def test_a_flipped_bit_is_never_silent(tmp_path_factory, place, bit):
     data[place % len(data)] ^= 1 << bit
     file.write_bytes(data)
     with pytest.raises(DataError, match="record"):
-        for number, (offset, length) in enumerate(index_records(file)):
-            read_record(file, int(offset), int(length), number)
+        everything(file)
 
 
 @settings(max_examples=60, deadline=None)
@@ -360,10 +352,9 @@ def test_examples_come_back_as_they_were(integers, floats, blobs, is_packed):
 def test_nonsense_is_refused_or_read_as_a_message(data):
     try:
         found = parse_example(data, "here")
-    except DataError as error:
-        assert "here" in str(error)
-    else:
-        assert all(isinstance(name, str) for name in found)
+    except DataError:
+        return
+    assert all(isinstance(name, str) for name in found)
 
 
 def test_damaged_descriptions(tmp_path):

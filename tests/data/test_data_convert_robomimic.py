@@ -173,7 +173,7 @@ def test_masks_folders_and_detection(tmp_path):
     assert opened(path, filter="train").info.episodes == ("demo_1", "demo_10")
     with pytest.raises(DataError, match="demo_77"):
         opened(path, filter="ghost")
-    with pytest.raises(DataError, match="valid.*ghost"):
+    with pytest.raises(DataError, match=r"valid.*ghost"):
         opened(path, filter="valid")
     folder = tmp_path / "many"
     folder.mkdir()
@@ -244,7 +244,7 @@ def test_without_observations_the_message_says_what_there_is(tmp_path):
     path = robomimic_file(tmp_path / "a.hdf5", demos=(0,))
     with h5py.File(path, "a") as file:
         del file["data/demo_0/obs/robot0_gripper_qpos"]
-    with pytest.raises(DataError, match="robot0_gripper_qpos.*robot0_eef_pos"):
+    with pytest.raises(DataError, match=r"robot0_gripper_qpos.*robot0_eef_pos"):
         opened(path)
     assert opened(path, convention="none").info.embodiment.action_space == "custom"
     with h5py.File(path, "a") as file:
