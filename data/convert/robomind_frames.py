@@ -162,12 +162,14 @@ def black_frames(size: tuple[int, int], count: int) -> EncodedFrames:
 def _kind(blob: bytes, size: tuple[int, int]) -> Kind:
     height, width = size
     found = image_size(blob)
+    # Rows of a fixed length are filled up with zeros, which no image file ends with.
+    end = blob.rstrip(b"\x00")[-1024:]
     if blob[:2] == b"\xff\xd8":
-        if found is None or b"\xff\xd9" not in blob[-1024:]:
+        if found is None or b"\xff\xd9" not in end:
             return "broken"
         return "jpeg" if found == size else "other_size"
     if blob[:8] == _PNG:
-        if found is None or b"IEND" not in blob[-1024:]:
+        if found is None or b"IEND" not in end:
             return "broken"
         return "png" if found == size else "other_size"
     if len(blob) == height * width * 3:

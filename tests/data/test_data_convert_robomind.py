@@ -113,6 +113,23 @@ def test_ordinary_files_pass_through_and_exchanged_ones_do_not(tmp_path: Path) -
     assert not isinstance(agilex.streams["image/front"], EncodedFrames)
 
 
+def test_rows_filled_up_with_zeros_are_trimmed(tmp_path: Path) -> None:
+    truth = files.write(tmp_path, "h5_franka_1rgb")
+    key = "observations/rgb_images/camera_top"
+    with h5py.File(truth.path, "a") as file:
+        rows = [np.asarray(row) for row in file[key]]
+        filled = np.zeros((len(rows), 5000), np.uint8)
+        for place, row in zip(filled, rows, strict=True):
+            place[: len(row)] = row
+        del file[key]
+        file[key] = filled
+    episode = read(tmp_path, "h5_franka_1rgb").episode
+    assert episode is not None
+    frames = episode.streams["image/top"]
+    assert isinstance(frames, EncodedFrames)
+    assert frames.blobs[0] == rows[0].tobytes()
+
+
 def test_colour_option_overrides_the_layout(tmp_path: Path) -> None:
     truth = files.write(tmp_path, "h5_franka_1rgb")
     wrong = read(tmp_path, "h5_franka_1rgb", colour="rgb").episode
