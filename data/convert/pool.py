@@ -232,4 +232,6 @@ def _same_kind(entry: dict[str, Any], episode: str) -> RobopolicyError:
         "StorageError": StorageError,
     }
     where = f"episode '{episode}': " if episode else ""
-    return kinds.get(entry["kind"], DataError)(f"{where}{entry['kind']}: {entry['fatal']}")
+    if entry["kind"] in kinds:
+        return kinds[entry["kind"]](f"{where}{entry['fatal']}")
+    return DataError(f"{where}{entry['kind']}: {entry['fatal']}")

@@ -110,6 +110,8 @@ def describe_keys(cls: type, name: str) -> str:
             value = defaults[key]
         elif field.default is not dataclasses.MISSING:
             value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
         else:
             value = UNSET
         shown = "required" if value == UNSET else _brief(value)
@@ -138,4 +140,4 @@ def _brief(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_brief, value)) + "]"
-    return "{...}" if isinstance(value, dict) else str(value)
+    return ("{...}" if value else "{}") if isinstance(value, dict) else str(value)

@@ -53,5 +53,7 @@ def run(argv: Sequence[str]) -> int:
     module = importlib.import_module(f"robopolicy.cli.dataset.{name}")
     if {"-h", "--help"} & set(rest):
         print(help_of(f"data {name}", module))
+        if hasattr(module, "more_help"):
+            print(module.more_help([word for word in rest if "=" in word]))
         return 0
     return int(module.run(rest))

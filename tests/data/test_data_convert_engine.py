@@ -321,3 +321,31 @@ def test_the_audit_survives_a_cut_journal(tmp_path: Path) -> None:
     (out / AUDIT_FILE).write_text('{"schema": ')
     with pytest.raises(DataError, match="damaged"):
         read_audit(out)
+
+
+def test_help_shows_the_options_of_a_format(capsys: pytest.CaptureFixture[str]) -> None:
+    from robopolicy.cli.main import main
+
+    assert main(["data", "convert", "format=toy", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "factor of the state" in shown
+    assert "repair=[]" in shown
+    assert main(["data", "convert", "--help"]) == 0
+    assert "factor of the state" not in capsys.readouterr().out
+
+
+def test_a_source_that_no_worker_can_open_is_told_as_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robopolicy.data.convert import pool
+
+    toy.write_source(tmp_path / "src", 4)
+    opened = pool.Request.to_dict
+
+    def spoiled(self: pool.Request) -> dict[str, Any]:
+        return {**opened(self), "source": str(tmp_path / "gone")}
+
+    monkeypatch.setattr(pool.Request, "to_dict", spoiled)
+    with pytest.raises(DataError, match="gone"):
+        run(tmp_path, workers=2)
+    assert not list(tmp_path.glob(".*spool*"))

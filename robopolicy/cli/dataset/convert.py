@@ -7,6 +7,7 @@ Examples:
   robopolicy data convert SRC runs/set.zarr
   robopolicy data convert SRC runs/set.zarr workers=2 image_size=[240,320]
   robopolicy data convert SRC runs/set.zarr format=lerobot_v21 options.embodiment=unitree_g1_inspire
+  robopolicy data convert format=lerobot_v21 --help      # and the options of that format
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from robopolicy.cli.arguments import parse
+from robopolicy.cli.arguments import describe_keys, parse
 from robopolicy.config import setting
 
-__all__ = ["CONFIG", "ConvertConfig", "run"]
+__all__ = ["CONFIG", "ConvertConfig", "more_help", "run"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class ConvertConfig:
 
 
 CONFIG = ConvertConfig
+
+
+def more_help(overrides: Sequence[str]) -> str:
+    """The options of the format that was named, or how to see them."""
+    named = [text.removeprefix("format=") for text in overrides if text.startswith("format=")]
+    if not named:
+        return "\nOptions of a format: robopolicy data convert format=NAME --help"
+    from robopolicy.data.convert.recognise import load_format
+
+    return f"\nOptions of {named[-1]}, as options.key=value:\n" + describe_keys(load_format(named[-1]).options, "")
 
 
 def run(argv: Sequence[str]) -> int:
