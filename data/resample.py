@@ -91,7 +91,7 @@ class ResampledStore:
         stops = self.source.episode_ends
         starts = np.concatenate([[0], stops[:-1]]).astype(np.int64)
         period, reach, source_reach = 1e9 / self.fps, round(1e9 / self.fps), round(1e9 / self.source.fps)
-        parts = []
+        parts: list[tuple[Any, ...]] = []
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             own = np.asarray(time[start:stop])
             count = int((own[-1] - own[0]) / period + 1e-6) + 1

@@ -254,13 +254,11 @@ class MixturePolicy(nn.Module):
             raise ConfigError(problems)
 
 
-def inner_parameters(parameters: Mapping[str, Any], environment: int) -> dict[str, Any]:
+def inner_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the inner family within a mixture: absolute, because the views give chunks their form."""
     found = {**parameters}
     if "action_form" in found:
         found["action_form"] = "absolute"
-    if not environment and "environment_state" in found:
-        found["environment_state"] = False
     return found
 
 
@@ -298,7 +296,7 @@ def _inner(config: MixturePolicyConfig, card: Embodiment, environment: int) -> A
         )
     policy = build_policy(
         config.policy,
-        inner_parameters(config.parameters, environment),
+        inner_parameters(config.parameters),
         embodiment=card,
         normalizer=identity_normalizer(card, environment),
         environment_state=environment,

@@ -305,6 +305,24 @@ def test_another_rate_than_the_robot(tmp_path):
     np.testing.assert_allclose(chunk.values[2, :3], middle, atol=1e-9)
 
 
+def test_the_form_is_the_mixtures_or_else_the_recipes(tmp_path, mixture_yaml):
+    assert {v.form for v in feed(mixture_yaml).policy.views} == {"increment"}
+    assert {v.form for v in feed(mixture_yaml, action_form="absolute").policy.views} == {"absolute"}
+    content = {**yaml.safe_load(mixture_yaml.read_text()), "form": "relative", "frame": "tool"}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
+    policy = feed(tmp_path / "m.yaml").policy
+    assert {(v.form, v.frame) for v in policy.views} == {("relative", "tool")}
+    assert policy.inner.config.action_form == "absolute", "what the view undoes is not done twice"
+
+
+def test_privileged_state_that_nobody_has_is_refused(tmp_path):
+    path = mixture_toy.write(tmp_path / "a.zarr", mixture_toy.bimanual())
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({"stores": [{"path": str(path)}]}))
+    with pytest.raises(ConfigError, match="environment_state"):
+        feed(tmp_path / "m.yaml")
+    assert feed(tmp_path / "m.yaml", environment_state=False).policy.spec.environment_state == 0
+
+
 def test_a_role_that_nobody_plays_is_refused(image_yaml):
     with pytest.raises(ConfigError, match="wrist"):
         feed(image_yaml, **{**IMAGE, "cameras": ["front", "wrist"]})
