@@ -15,6 +15,8 @@ from robopolicy.data.store import EpisodeStore
 __all__ = ["judge"]
 
 Checks = Mapping[str, Mapping[str, Any]]
+_MOVED = ("state", "action", "joint_position", "joint_command")
+"""Streams of which every channel should move; a reward or an embedding may well stand still."""
 
 
 def judge(store: EpisodeStore, checks: Checks) -> tuple[list[Finding], dict[str, Any]]:
@@ -77,14 +79,15 @@ def _constants(streams: Mapping[str, Any], episodes: int) -> list[Finding]:
         inside = [c for c, e in channels.items() if e["constant_episodes"] and c not in everywhere]
         if everywhere:
             text = f"{len(everywhere)} of {len(channels)} channels have one value in all rows: {_some(everywhere)}"
-            findings.append(Finding("constant_channel", text, "warning", stream=name))
+            findings.append(Finding("constant_channel", text, "warning" if name in _MOVED else "note", stream=name))
         if inside:
             worst = max(inside, key=lambda c: channels[c]["constant_episodes"])
             text = (
                 f"{len(inside)} of {len(channels)} channels stand still through whole episodes: {_some(inside)}; "
                 f"{worst} in {channels[worst]['constant_episodes']} of {episodes}"
             )
-            severity = "warning" if channels[worst]["constant_episodes"] == episodes else "note"
+            always = channels[worst]["constant_episodes"] == episodes
+            severity = "warning" if always and name in _MOVED else "note"
             findings.append(Finding("stuck_channel", text, severity, stream=name))
     return findings
 
