@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robopolicy.data.convert.frames import FrameSequence
+from robopolicy.data.convert.hdf5_damage import guarded, hdf5_errors
 from robopolicy.data.convert.hdf5_episode import (
     Hdf5File,
     hdf5_files,
@@ -269,7 +270,7 @@ def _detect(path: Path) -> str | None:
     if not files:
         return None
     try:
-        with Hdf5File(files[0]) as file:
+        with hdf5_errors(files[0]), Hdf5File(files[0]) as file:
             return f"action and observations/qpos in {files[0].name}" if _laid_out(file) else None
     except (DataError, MissingDependencyError):
         return None
@@ -279,4 +280,4 @@ def _laid_out(file: Hdf5File) -> bool:
     return "action" in file and hasattr(file.root["action"], "dtype") and "observations/qpos" in file
 
 
-FORMAT = Format("aloha", AlohaOptions, _detect, AlohaSource)
+FORMAT = Format("aloha", AlohaOptions, _detect, guarded(AlohaSource))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from robopolicy.data.convert.hdf5_damage import hdf5_errors
 from robopolicy.data.convert.hdf5_episode import Hdf5File, hdf5_files, is_hdf5, leaves, natural_order
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, MissingDependencyError, explain, suggest
@@ -22,7 +23,7 @@ def data_attributes(path: Path) -> tuple[Path, frozenset[str], frozenset[str]] |
         if not is_hdf5(file):
             continue
         try:
-            with Hdf5File(file) as opened:
+            with hdf5_errors(file), Hdf5File(file) as opened:
                 if "data" in opened and hasattr(opened.root["data"], "keys"):
                     group = opened.root["data"]
                     return file, frozenset(group.attrs), frozenset(group.keys())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.convert.frames import FrameSequence
+from robopolicy.data.convert.hdf5_damage import hdf5_errors
 from robopolicy.data.episode import StreamSpec
 from robopolicy.errors import DataError, MissingDependencyError, NonFiniteError, ShapeError, explain, suggest
 
@@ -58,7 +59,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
     """Sorted so that ``demo_10`` follows ``demo_9``."""
 
     def key(name: str) -> tuple[Any, ...]:
-        parts = re.split(r"(\d+)", name)
+        parts = re.split(r"(\d+)", str(name))
         return (*((1, int(p), p) if p.isdigit() else (0, 0, p) for p in parts),)
 
     return sorted(names, key=key)
@@ -153,7 +154,10 @@ class Hdf5File:
             DataError: there is none; the message lists what its parent holds.
         """
         try:
-            return self.root[key]
+            node = self.root[key]
+            if hasattr(node, "shape") or hasattr(node, "keys"):
+                return node
+            raise DataError(explain(f"{self.path}: '{key}' is neither group nor array", given=type(node).__name__))
         except KeyError:
             parent, _, name = key.rpartition("/")
             while parent and parent not in self.root:
@@ -248,7 +252,7 @@ class Hdf5File:
         block = max(_BLOCK_FRAMES, node.chunks[0] if node.chunks else 0)
 
         def decode() -> Iterator[NDArray[np.uint8]]:
-            with Hdf5File(path) as file:
+            with hdf5_errors(path), Hdf5File(path) as file:
                 for start in range(first, last, block):
                     part = file.read(key, slice(start, min(start + block, last)))
                     yield from part if turn is None else turn(part)
@@ -260,6 +264,8 @@ class Hdf5File:
         value = self.node(key).attrs.get(name, default)
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
+        if isinstance(value, str):  # h5py gives broken text with surrogates, which no JSON can hold
+            return value.encode("utf-8", "replace").decode("utf-8")
         return value.item() if isinstance(value, np.generic) else value
 
     def json_attribute(self, key: str, name: str) -> dict[str, Any]:

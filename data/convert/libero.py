@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.convert.demo_files import DemoFiles, data_attributes, observation_keys
+from robopolicy.data.convert.hdf5_damage import guarded
 from robopolicy.data.convert.hdf5_episode import Hdf5File, Turn, nominal_time_ns, require_rows, vector_stream
 from robopolicy.data.convert.robosuite import FINGER_RANGES_M, Controller, controller_of, unmeant
 from robopolicy.data.convert.robosuite_arm import RobosuiteArm, frame_of
@@ -226,4 +227,4 @@ def _detect(path: Path) -> str | None:
     return f"/data with a BDDL task in {found[0].name}"
 
 
-FORMAT = Format("libero", LiberoOptions, _detect, LiberoSource)
+FORMAT = Format("libero", LiberoOptions, _detect, guarded(LiberoSource))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.convert.hdf5_damage import guarded, hdf5_errors
 from robopolicy.data.convert.hdf5_episode import (
     Hdf5File,
     hdf5_files,
@@ -299,7 +300,7 @@ def _detect(path: Path) -> str | None:
     if len(files) != 1 or not files[0].with_suffix(".json").is_file():
         return None
     try:
-        with Hdf5File(files[0]) as file:
+        with hdf5_errors(files[0]), Hdf5File(files[0]) as file:
             names = [name for name in file.root if str(name).startswith("traj_")]
             fits = bool(names) and "actions" in file.root[names[0]]
     except (DataError, AttributeError, TypeError):
@@ -307,4 +308,4 @@ def _detect(path: Path) -> str | None:
     return f"{names[0]} in {files[0].name} with its JSON" if fits else None
 
 
-FORMAT = Format("maniskill", ManiskillOptions, _detect, ManiskillSource)
+FORMAT = Format("maniskill", ManiskillOptions, _detect, guarded(ManiskillSource))

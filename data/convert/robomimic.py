@@ -24,6 +24,7 @@ from robopolicy.data.convert.demo_files import (
     observation_keys,
     own_card,
 )
+from robopolicy.data.convert.hdf5_damage import guarded
 from robopolicy.data.convert.hdf5_episode import (
     Hdf5File,
     natural_order,
@@ -313,4 +314,4 @@ def _detect(path: Path) -> str | None:
     return f"/data/{natural_order(demos)[0]} in {file.name}"
 
 
-FORMAT = Format("robomimic", RobomimicOptions, _detect, RobomimicSource)
+FORMAT = Format("robomimic", RobomimicOptions, _detect, guarded(RobomimicSource))

@@ -146,15 +146,18 @@ def base_pose(model_file: str, robot: int = 0) -> tuple[Array, Array] | None:
     """Where a robot stands in the world, from the MJCF of a demonstration: position [3], rotation [3, 3]; or None."""
     try:
         root = ElementTree.fromstring(model_file)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError):
         return None
     world = root.find("worldbody")
     if world is None:
         return None
-    for name in (f"robot{robot}_link0", f"robot{robot}_base"):
-        found = _find(world, name, np.zeros(3), np.eye(3))
-        if found is not None:
-            return found
+    try:
+        for name in (f"robot{robot}_link0", f"robot{robot}_base"):
+            found = _find(world, name, np.zeros(3), np.eye(3))
+            if found is not None:
+                return found
+    except ValueError:  # a position or a quaternion that is not made of numbers
+        return None
     return None
 
 

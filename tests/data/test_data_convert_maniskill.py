@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from data_demo_files import into_store, maniskill_file, maniskill_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from robopolicy.data.convert.maniskill import FORMAT, ManiskillOptions
@@ -223,3 +225,23 @@ def test_flat_observations_are_kept_as_numbers(tmp_path):
     assert "['obs/agent/qpos'] are not recorded" in source.info.findings[0].message
     np.testing.assert_array_equal(source.read("traj_0").episode.streams["state"], flat[:7])
     into_store(source, tmp_path / "a.zarr").close()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return maniskill_file(tmp_path_factory.mktemp("whole") / "a.h5", episodes=(0,)).read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.integers(0, 6000), bits=st.binary(min_size=1, max_size=9))
+def test_damage_of_the_structure_is_refused_or_harmless(tmp_path_factory, whole, place, bits):
+    path = maniskill_file(tmp_path_factory.mktemp("damaged") / "a.h5", episodes=(0,))
+    path.write_bytes(whole[:place] + bits + whole[place + len(bits) :])
+    FORMAT.detect(path)
+    try:
+        streams = opened(path).read("traj_0").episode.streams
+        lengths = {len(np.asarray(values)) for values in streams.values()}
+    except DataError as error:
+        assert str(path.parent) in str(error)  # noqa: PT017 - what is read instead is looked at below
+        return
+    assert len(lengths) == 1
