@@ -30,6 +30,7 @@ __all__ = [
     "JPEG_CODEC",
     "JPEG_QUALITY",
     "JpegDecoder",
+    "check_jpeg_end",
     "check_jpeg_size",
     "decode_jpeg",
     "decode_jpeg_pillow",
@@ -132,3 +133,17 @@ def check_jpeg_size(blob: bytes | memoryview, shape: tuple[int, ...]) -> None:
             return
         position += 2 + int.from_bytes(blob[position + 2 : position + 4], "big")
     raise DataError(explain("a frame is not a readable JPEG: it has no start of frame"))
+
+
+def check_jpeg_end(blob: bytes, shape: tuple[int, ...]) -> None:
+    """Refuse a JPEG that was cut short, before it is stored; only one without its end marker has to be decoded.
+
+    Args:
+        blob: The file; padding after the end marker (ITU-T T.81, B.2.1) is common and harmless.
+        shape: (H, W, 3).
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    if b"\xff\xd9" not in blob.rstrip(b"\0")[-64:]:
+        decode_jpeg(blob, np.empty(shape, np.uint8))

@@ -34,14 +34,15 @@ def read_column(folder: Path | Files, layout: ColumnLayout, start: int, stop: in
     files: Files = LocalFiles(folder) if isinstance(folder, Path) else folder
     size = layout.chunk_rows
     chunks = range(start // size, -(-stop // size))
-    if chunks:  # an absurd length is noticed by the missing last file, before memory is asked for
-        files.read(layout.key(chunks[-1]))
+    # The last file comes first: an absurd length is noticed by its absence, before memory is asked for.
+    known = {chunks[-1]: files.read(layout.key(chunks[-1]))} if chunks else {}
     out = np.empty((stop - start, *layout.width), layout.dtype)
     for first in range(chunks.start, chunks.stop, _CHUNKS_AT_ONCE):
         some = range(first, min(first + _CHUNKS_AT_ONCE, chunks.stop))
-        keys = [layout.key(chunk) for chunk in some]
-        for chunk, key, raw in zip(some, keys, files.read_many(keys), strict=True):
-            rows = _decoded(raw, layout, files.where(key))
+        missing = [chunk for chunk in some if chunk not in known]
+        known.update(zip(missing, files.read_many([layout.key(chunk) for chunk in missing]), strict=True))
+        for chunk in some:
+            rows = _decoded(known.pop(chunk), layout, files.where(layout.key(chunk)))
             lower, upper = max(start, chunk * size), min(stop, (chunk + 1) * size)
             out[lower - start : upper - start] = rows[lower - chunk * size : upper - chunk * size]
     return out

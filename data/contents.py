@@ -174,7 +174,7 @@ class StoreContents:
         stored = index if self.live_rows is None else int(self.live_rows.episodes[index])
         stop = int(self._column(ENDS)[index])
         try:
-            record = json.loads(self._records[stored])
+            record = json.loads(self._records[stored].decode())
             return {**record, "start": stop - record["length"], "stop": stop}
         except (ValueError, IndexError, KeyError, TypeError) as error:
             raise DataError(explain(f"{self.path}/{RECORDS} is damaged: {error}", mend=DAMAGE)) from error

@@ -112,7 +112,8 @@ class RunningMoments:
 
     def statistics(self, sample: NDArray[Any]) -> Statistics:
         """Together with the quantiles of ``sample`` [k, C]."""
-        q01, q99 = np.quantile(sample.astype(np.float64), [0.01, 0.99], axis=0)
+        by_channel = np.ascontiguousarray(sample.T, np.float64)  # partitioning columns in place is three times slower
+        q01, q99 = np.quantile(by_channel, [0.01, 0.99], axis=1)
         std = np.sqrt(self.m2 / max(self.count, 1))
         return Statistics(self.count, self.min, self.max, self.mean, std, q01, q99)
 

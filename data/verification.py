@@ -91,7 +91,7 @@ def _episode(
     columns: dict[str, NDArray[Any] | None],
 ) -> Iterator[Finding]:
     try:
-        entry = json.loads(record)
+        entry = json.loads(record.decode())
         length, stated = entry["length"], entry["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         yield Finding("checksum", f"its record is damaged: {error}", "error", str(index), RECORDS)

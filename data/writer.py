@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.codecs import check_jpeg_end
 from robopolicy.data.columns import ColumnTail, read_column
 from robopolicy.data.durable import TEMPORARY_SUFFIX, WriterLock, sync_folders, write_atomically
 from robopolicy.data.episode import EncodedFrames, Episode
@@ -266,6 +267,8 @@ def stored_form(
         return values, [np.ascontiguousarray(values).tobytes()]
     if isinstance(values, EncodedFrames):
         if layout.codec == "jpeg":
+            for blob in values.blobs:
+                check_jpeg_end(blob, values.frame)
             return list(values.blobs), list(values.blobs)
         values = decode_frames(values)
     blobs = encode_frames(values, layout.codec)

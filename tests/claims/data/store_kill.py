@@ -140,7 +140,7 @@ def campaign(name: str, command: Command, work: Path, kills: int) -> Campaign:
 
 def writing(order: str) -> Command:
     """The toy writer, which appends one by one and in batches."""
-    return lambda out: [sys.executable, str(HERE.with_name("store_kill_writer.py")), str(out), order]
+    return lambda out: [sys.executable, str(HERE.parents[2] / "data" / "data_kill_ordered.py"), str(out), order]
 
 
 def verb(*words: object) -> list[str]:
