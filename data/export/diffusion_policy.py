@@ -38,7 +38,8 @@ JPEG2K_OPTIONS = (
     *("level", "codecformat", "colorspace", "tile", "reversible", "bitspersample", "resolutions"),
     *("numthreads", "verbose"),
 )
-"""What the codec class of diffusion_policy takes; it is called with whatever stands in the metadata."""
+"""What the codec class of diffusion_policy takes; it is called with whatever stands in the metadata, and hands some of
+it to functions that want numbers, so that what was not chosen must not stand there as null."""
 
 
 def write(
@@ -159,6 +160,7 @@ def _jpeg2k(level: int) -> Any:
 
     class PlainJpeg2k(Jpeg2k):  # type: ignore[misc]
         def get_config(self) -> dict[str, Any]:
-            return {k: v for k, v in super().get_config().items() if k == "id" or k in JPEG2K_OPTIONS}
+            config = super().get_config()
+            return {k: v for k, v in config.items() if v is not None and (k == "id" or k in JPEG2K_OPTIONS)}
 
     return PlainJpeg2k(level=level)
