@@ -172,7 +172,7 @@ def main() -> None:
         command="python tests/claims/data/replay_peer.py --work runs/replay_peer --out docs/results "
         "--peer-python PEER/bin/python --peer-source CHECKOUT",
         commit=claim_run.commit(),
-        target="no number or pixel differs, but one grey level in JPEG XL, whose decoders of two years round differently",
+        target="no number or pixel differs, but one grey level in JPEG XL, which two decoders round differently",
         value={**here, **there, "umi: largest pixel error": rounding, "jpeg2k: largest pixel error (lossy)": lossy},
         interval=None,
         n=ENDS[-1],
