@@ -257,6 +257,9 @@ def _located(path: str | Path, storage: Mapping[str, Any] | None) -> tuple[Path 
     """Where a store is, normalised, and access to its files."""
     url = store_url(path)
     if url is not None:
+        if url.endswith(".zip"):
+            mend = "download the archive, or unpack it on the server"
+            raise StorageError(explain(f"{url} cannot be read: archives are mapped from a disk", mend=mend))
         from robopolicy.data.remote import RemoteFiles
 
         return url, RemoteFiles(url, storage)

@@ -212,5 +212,7 @@ def test_a_forked_child_reads_with_a_connection_of_its_own(web: int) -> None:
 def test_addresses_that_cannot_be_read() -> None:
     with pytest.raises(StorageError, match="cannot be opened: Protocol not known"):
         EpisodeStore.open("nope://x/y.zarr")
+    with pytest.raises(StorageError, match="download the archive"):
+        EpisodeStore.open("https://example.org/y.zarr.zip")
     with pytest.raises(StorageError, match="1 attempt"):
         EpisodeStore.open("http://127.0.0.1:9/y.zarr", storage={**data_servers.QUICK, "attempts": 1})

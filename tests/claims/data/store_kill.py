@@ -121,6 +121,7 @@ def campaign(name: str, command: Command, work: Path, kills: int) -> Campaign:
         before, problem = check(path, wanted, before)
         if killed:
             result.kills += 1
+            print(f"{name}: kill {result.kills} of {kills}, {before} episodes", flush=True)
             result.found.append(before / len(wanted))
         else:
             result.ended += 1
