@@ -158,7 +158,8 @@ def main() -> int:
         source="RoboMIND (arXiv 2412.13877), its file documents, and RoboMIND-dataset-utils",
         command=f"python tests/claims/data/robomind.py --work runs/robomind --episodes {asked.episodes}",
         commit=claim_run.commit(),
-        target=f"joints <= {JOINTS:g} (of 1 or more), colours <= {COLOURS} of 255, found: all stuck, no clean, <= {REPAIRED_M} m",
+        target=f"joints <= {JOINTS:g} (relative above 1), colours <= {COLOURS} of 255, "
+        f"100 % of stuck and 0 % of clean found, repaired <= {REPAIRED_M} m",
         value={
             "layouts": len(files.LAYOUTS),
             "joints": layouts["joints"],
