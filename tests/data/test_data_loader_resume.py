@@ -64,7 +64,7 @@ def assert_equal(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("tier", TIERS)
 def test_ten_steps_equal_five_and_five(path: Path, tmp_path: Path, tier: str, workers: int) -> None:
-    for local in (False, True):
+    for local in (False, True) if workers == 2 else (True,):
         reference = list(steps(dataset(path, tmp_path, "stream"), 0, 0, 10, 0, 1, local))
         before = list(steps(dataset(path, tmp_path, tier), workers, 0, 5, 0, 1, local))
         after = list(steps(dataset(path, tmp_path, tier), workers, 5, 10, 0, 1, local))
