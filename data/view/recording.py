@@ -15,7 +15,7 @@ import numpy as np
 from robopolicy.data.contents import StoreContents
 from robopolicy.data.episode import EncodedFrames
 from robopolicy.data.tools.describe import channel_units
-from robopolicy.data.tools.reading import EpisodeReader, store_name
+from robopolicy.data.tools.reading import EpisodeReader
 from robopolicy.data.tools.records import check_indices
 from robopolicy.data.view.document import MAX_CHANNELS, chosen_episodes
 from robopolicy.errors import MissingDependencyError, explain
@@ -49,7 +49,7 @@ def write_recording(
         mend = "pip install 'rerun-sdk>=0.23', or to=html, which needs nothing"
         raise MissingDependencyError(explain("recordings need rerun", mend=mend)) from error
     chosen = chosen_episodes(store) if episodes is None else check_indices(store, list(episodes))
-    recording = rerun.RecordingStream(f"robopolicy {store_name(store)}")
+    recording = rerun.RecordingStream("robopolicy")
     recording.save(str(out))
     reader = EpisodeReader(store)
     for number, index in enumerate(chosen):
