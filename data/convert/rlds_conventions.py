@@ -47,8 +47,9 @@ class PoseRule:
     rotation: str = setting("where the rotation is, as key[a:b]")
     form: str = setting("form of the rotation, see unify.ROTATION_FORMS")
     gripper: GripperRule = setting("the gripper")
+    tool_m: tuple[float, ...] = setting("where the card's tool is in the frame of this pose (m)", default=())
     offset: tuple[tuple[float, float, float], ...] = setting(
-        "rotation of the tool where the source's is zero, rows of a matrix", default=()
+        "how the card's tool is turned in the frame of this pose, rows of a matrix", default=()
     )
     reference: Literal["absolute", "measured", "target"] = setting(
         "what an action is added to: nothing, the measured pose, the target before", default="absolute"
@@ -144,26 +145,36 @@ def canonical(rule: Convention, values: Callable[[str], NDArray[Any]]) -> tuple[
     Raises:
         DataError: columns or widths that do not fit.
     """
-    state, position, rotation = _pose(rule.state, values)
-    delta, moved, turned = _pose(rule.action, values)
+    position, rotation, opening = _pose(rule.state, values)
+    moved, turned, command = _pose(rule.action, values)
+    state = {**_tool(rule.state, position, rotation), "gripper": opening}
     if rule.action.reference == "absolute":
-        return state, delta
-    targets = delta_targets(position, rotation, moved, turned, frame=rule.action.frame, reference=rule.action.reference)
-    return state, {**_named(*targets), "gripper": delta["gripper"]}
+        return state, {**_tool(rule.action, moved, turned), "gripper": command}
+    how = {"frame": rule.action.frame, "reference": rule.action.reference}
+    target = delta_targets(position, rotation, moved, turned, **how)
+    return state, {**_tool(rule.state, *target), "gripper": command}
 
 
-def _pose(rule: PoseRule, values: Callable[[str], NDArray[Any]]) -> tuple[dict[str, Array], Array, Array]:
+def _pose(rule: PoseRule, values: Callable[[str], NDArray[Any]]) -> tuple[Array, Array, Array]:
+    """Position, rotation and gripper as the source has them."""
     position = columns_of(rule.position, values)
     if position.shape[1] != 3:
         raise DataError(explain("a position has three numbers", given=rule.position, allowed="key[a:a+3]"))
     rotation = rotation_matrix(columns_of(rule.rotation, values), rule.form)
-    if rule.offset:
-        rotation = rotation @ np.array(rule.offset)
     reading = columns_of(rule.gripper.of, values)
     opening = gripper_opening(reading, closed=rule.gripper.closed, opened=rule.gripper.open)
     if opening.shape[1] != 1:
         raise DataError(explain("a gripper has one number", given=rule.gripper.of, allowed="key[a:a+1]"))
-    return {**_named(position, rotation), "gripper": opening[:, 0]}, position, rotation
+    return position, rotation, opening[:, 0]
+
+
+def _tool(rule: PoseRule, position: Array, rotation: Array) -> dict[str, Array]:
+    """Pose in the source -> channels of the card's tool."""
+    if rule.tool_m:
+        position = position + rotation @ np.array(rule.tool_m)
+    if rule.offset:
+        rotation = rotation @ np.array(rule.offset)
+    return _named(position, rotation)
 
 
 def _named(position: Array, rotation: Array) -> dict[str, Array]:

@@ -241,7 +241,7 @@ class RobomimicSource:
                 "float32", (len(self._names(file, demo, key)),), self._names(file, demo, key), source="measured"
             )
         for key in ("rewards", "dones", *(("states",) if self.options.states else ())):
-            shape = file.node(f"{demo}/{key}").shape if f"{demo}/{key}" in file else (0,)
+            shape: tuple[int, ...] = file.node(f"{demo}/{key}").shape if f"{demo}/{key}" in file else (0,)
             if shape[-1]:
                 kind = "reward" if key == "rewards" else "simulator_state" if key == "states" else ""
                 extra[f"source/{key}"] = StreamSpec("float32", (shape[1] if len(shape) > 1 else 1,), kind=kind)

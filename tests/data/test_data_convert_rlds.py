@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from robopolicy.data.convert.rlds import FORMAT, RldsOptions
 from robopolicy.data.convert.tfrecord import index_records, parse_example, read_record
 from robopolicy.data.episode import EncodedFrames
+from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DataError, NonFiniteError, UnknownNameError
 from robopolicy.rotations import rotation_6d_to_matrix
 
@@ -234,6 +235,52 @@ def test_a_convention_of_the_user(tmp_path):
         opened(path, convention="bridge")
     with pytest.raises(UnknownNameError, match="bridge"):
         opened(path, convention="bridg")
+
+
+def test_droid_s_flange_poses_become_poses_of_the_card_s_tool(tmp_path):
+    steps = {
+        "observation": {
+            "cartesian_position": tensor((6,), "float64"),
+            "gripper_position": tensor((1,), "float64"),
+            "wrist_image_left": image(4, 6),
+        },
+        "action": tensor((7,), "float64"),
+        "action_dict": {"cartesian_position": tensor((6,), "float64"), "gripper_position": tensor((1,), "float64")},
+        "language_instruction": TEXT,
+        "language_instruction_2": TEXT,
+    }
+    rng = np.random.default_rng(1)
+    at, to = (rng.uniform(-1, 1, (3, 6)).astype(np.float32) for _ in range(2))
+    features = {
+        "steps/observation/cartesian_position": at,
+        "steps/observation/gripper_position": np.array([0.0, 0.25, 1.0], np.float32),
+        "steps/observation/wrist_image_left": [jpeg(f) for f in smooth_frames(rng, 3, 4, 6)],
+        "steps/action": np.zeros((3, 7), np.float32),
+        "steps/action_dict/cartesian_position": to,
+        "steps/action_dict/gripper_position": np.array([1.0, 0.5, 0.0], np.float32),
+        "steps/language_instruction": [b""] * 3,
+        "steps/language_instruction_2": [b"wipe"] * 3,
+    }
+    path = rlds(tmp_path / "droid" / "1.0.0", "droid", steps, {"train": [[example(features)]]})
+    source = opened(path)
+    assert source.info.embodiment.hash == load_embodiment("panda_2f85").hash
+    assert (source.info.fps, set(source.info.cameras)) == (15, {"wrist"})
+    episode = source.read("train:0:0").episode
+    position, quaternion = source.info.embodiment.tcp
+    for values, pose, opening in (
+        (episode.streams["state"], at, [1, 0.75, 0]),
+        (episode.streams["action"], to, [0, 0.5, 1]),
+    ):
+        flange = Rotation.from_euler("xyz", pose[:, 3:])
+        tool = flange * Rotation.from_quat([*quaternion[1:], quaternion[0]])
+        np.testing.assert_allclose(
+            values[:, :3], pose[:, :3] + flange.apply(np.array(position) - [0, 0, 0.107]), atol=1e-6
+        )
+        np.testing.assert_allclose(rotation_6d_to_matrix(values[:, 3:9]), tool.as_matrix(), atol=1e-6)
+        np.testing.assert_allclose(values[:, 9], opening, atol=1e-6)
+    assert not np.allclose(episode.streams["state"][:, :3], at[:, :3], atol=1e-2)
+    assert episode.language == "wipe"
+    into_store(source, tmp_path / "droid.zarr").close()
 
 
 def test_first_rows_without_action_can_be_left_out(tmp_path):
