@@ -88,6 +88,9 @@ class EpisodeStore(StoreContents):
             EmbodimentError: an unknown camera.
             StorageError: the path is taken, or the disk refused.
         """
+        if store_url(path) is not None or is_zip(Path(path)):
+            mend = "create a folder and upload it, or pack it with robopolicy.data.archive.pack"
+            raise StorageError(explain(f"{path} can only be read", mend=mend))
         if isinstance(cameras, Mapping):
             sizes = dict(cameras)
         else:

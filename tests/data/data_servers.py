@@ -46,11 +46,12 @@ class FileHandler(BaseHTTPRequestHandler):
         if self.ranges:
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(raw)))
+        if body:
+            self.sent.append(len(raw))  # before the client can have it
         self.end_headers()
         if body:
             with contextlib.suppress(OSError):
                 self.wfile.write(raw)
-            self.sent.append(len(raw))
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

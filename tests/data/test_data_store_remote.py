@@ -209,6 +209,14 @@ def test_a_forked_child_reads_with_a_connection_of_its_own(web: int) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_nothing_is_created_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("s3://demos/new.zarr", "https://example.org/new.zarr", tmp_path / "new.zarr.zip"):
+        with pytest.raises(StorageError, match="can only be read"):
+            data_toy.create(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_addresses_that_cannot_be_read() -> None:
     with pytest.raises(StorageError, match="cannot be opened: Protocol not known"):
         EpisodeStore.open("nope://x/y.zarr")
