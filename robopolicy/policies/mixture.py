@@ -5,21 +5,24 @@
     batch in slots --mask--> inner.loss(present=mask)                                   training
     observation of one robot --view.forward--> inner.sample(present=mask) --view.backward--> ActionChunk of that robot
 
-The inner policy sees slot vectors that are in range already (its normaliser is the identity), and a learnt linear map
-of all masks, so that it can tell a joint at 0 from no joint. Slots that a robot lacks are 0 before every pass of the
+The network is as wide as the slots that any of its robots has: inputs that are always 0 would only weaken the others at
+the start of training. The inner policy sees slot vectors that are in range already (its normaliser is the identity), and
+a learnt linear map of all masks, so that it can tell a joint at 0 from no joint.
+Slots that a robot lacks are 0 before every pass of the
 network, in training and in sampling alike, and carry no loss: their gradient is exactly 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robopolicy.channels import ChannelGroup
 from robopolicy.config import build as build_config
 from robopolicy.embodiment import Embodiment
 from robopolicy.embodiment_view import EmbodimentView, find_view
@@ -75,6 +78,8 @@ class MixturePolicy(nn.Module):
         ConfigError: views that do not belong together, or an inner family that cannot be masked.
     """
 
+    state_at: Tensor
+    action_at: Tensor
     state_mask: Tensor
     action_mask: Tensor
     environment_mask: Tensor
@@ -86,7 +91,12 @@ class MixturePolicy(nn.Module):
         self.views = [EmbodimentView.from_dict(v) if isinstance(v, Mapping) else v for v in config.views]
         self.roles = tuple(camera.name for camera in card.cameras)
         self.environment_names = self.views[0].environment_union
-        self.inner = _inner(config, card, len(self.environment_names))
+        self.card = card
+        used = {n: np.any([getattr(v, n) for v in self.views], axis=0) for n in ("state_mask", "action_mask")}
+        for name, mask in used.items():
+            at = torch.from_numpy(np.flatnonzero(mask))
+            self.register_buffer(name.replace("mask", "at"), at, persistent=False)
+        self.inner = _inner(config, card, used["state_mask"], used["action_mask"], len(self.environment_names))
         self._check()
         tables = {
             "state_mask": [v.state_mask for v in self.views],
@@ -97,14 +107,13 @@ class MixturePolicy(nn.Module):
         for name, rows in tables.items():
             values = torch.tensor(np.array(rows, bool).reshape(len(self.views), -1))
             self.register_buffer(name, values, persistent=False)
-        bits = 2 * NUM_SLOTS + len(self.environment_names) + len(self.roles)
+        bits = len(self.state_at) + len(self.action_at) + len(self.environment_names) + len(self.roles)
         self.masks = nn.Linear(bits, MASK_FEATURES)
 
     @property
     def spec(self) -> PolicySpec:
         """In slots; the spec of a robot is that of :meth:`bind`."""
-        spec: PolicySpec = self.inner.spec
-        return spec
+        return replace(self.inner.spec, embodiment=self.card)
 
     @property
     def embodiments(self) -> tuple[Embodiment, ...]:
@@ -137,7 +146,7 @@ class MixturePolicy(nn.Module):
             )
         present = batch.action_mask.any(dim=1)  # the row of the newest observation is never padding
         ready = self._ready(batch, batch.embodiment_index, batch.state_mask, present)
-        losses: Losses = self.inner.loss(ready, rng=rng, present=present)
+        losses: Losses = self.inner.loss(ready, rng=rng, present=present[:, self.action_at])
         if losses.per_sample is not None:
             for index, card in enumerate(self.embodiments):
                 own = batch.embodiment_index == index
@@ -197,8 +206,8 @@ class MixturePolicy(nn.Module):
         blank = torch.zeros(shape, dtype=torch.uint8, device=device)
         batch = Batch(
             state=_tensor(state, device),
-            action=torch.zeros(0, device=device),
-            action_mask=torch.zeros(0, dtype=torch.bool, device=device),
+            action=torch.zeros((1, 0, NUM_SLOTS), device=device),
+            action_mask=torch.zeros((1, 0, NUM_SLOTS), dtype=torch.bool, device=device),
             embodiment=self.spec.embodiment.hash,
             image={r: torch.as_tensor(images[r], device=device)[None] if r in images else blank for r in self.roles},
             environment_state=_tensor(environment_state, device) if len(self.environment_names) else None,
@@ -212,23 +221,26 @@ class MixturePolicy(nn.Module):
             ready.image,
             generator,
             image_mask=ready.image_mask,
-            present=present,
+            present=present[:, self.action_at],
         )
-        return chunk[0].double().cpu().numpy()
+        slots = np.zeros((chunk.shape[1], NUM_SLOTS))
+        slots[:, self.action_at.cpu().numpy()] = chunk[0].double().cpu().numpy()
+        return slots
 
     def _ready(self, batch: Batch, index: Tensor, state_mask: Tensor, present: Tensor) -> Batch:
         """The batch as the inner family reads it: absent entries 0, what is known of the masks behind the state."""
-        environment = batch.environment_state
+        state, environment = batch.state * state_mask[:, None, :], batch.environment_state
         seen = self.environment_mask[index]
         if environment is not None:
             environment = environment * seen[:, None, :]
         cameras = [batch.image_mask[role][:, None] for role in self.roles]
-        bits = torch.cat([state_mask, present, seen, *cameras], dim=1).to(batch.state.dtype)
+        here = [state_mask[:, self.state_at], present[:, self.action_at]]
+        bits = torch.cat([*here, seen, *cameras], dim=1).to(batch.state.dtype)
         told = self.masks(bits)[:, None, :].expand(-1, batch.state.shape[1], -1)
         return Batch(
-            state=torch.cat([batch.state * state_mask[:, None, :], told.to(batch.state.dtype)], dim=-1),
-            action=batch.action,
-            action_mask=batch.action_mask,
+            state=torch.cat([state[..., self.state_at], told.to(state.dtype)], dim=-1),
+            action=batch.action[..., self.action_at],
+            action_mask=batch.action_mask[..., self.action_at],
             embodiment=batch.embodiment,
             image=batch.image,
             environment_state=environment if self.spec.environment_state else None,
@@ -285,7 +297,10 @@ def build(
     return MixturePolicy(build_config(MixturePolicyConfig, parameters, where="policy"), embodiment)
 
 
-def _inner(config: MixturePolicyConfig, card: Embodiment, environment: int) -> Any:
+def _inner(
+    config: MixturePolicyConfig, card: Embodiment, state: np.ndarray, action: np.ndarray, environment: int
+) -> Any:
+    """The inner policy over the slots in use, and what is said of the masks behind those of the state."""
     from robopolicy.policies.loading import build_policy
 
     if len(card.action) != NUM_SLOTS or len(card.state) != NUM_SLOTS + MASK_FEATURES:
@@ -294,6 +309,12 @@ def _inner(config: MixturePolicyConfig, card: Embodiment, environment: int) -> A
                 "a mixture policy is built on the slot card", given=card.name, mend="train with data=<mixture>.yaml"
             )
         )
+    told = np.concatenate([state, np.ones(MASK_FEATURES, bool)])
+    card = replace(
+        card,
+        custom_state=ChannelGroup(tuple(c for c, used in zip(card.state.channels, told, strict=True) if used)),
+        custom_action=ChannelGroup(tuple(c for c, used in zip(card.action.channels, action, strict=True) if used)),
+    )
     policy = build_policy(
         config.policy,
         inner_parameters(config.parameters),

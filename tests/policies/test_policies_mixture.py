@@ -77,7 +77,7 @@ def rng(seed=0):
 
 
 def gradients(policy, batch):
-    """Gradient of the loss with respect to the actions and to what the network says, [B, Tp, 144] each."""
+    """Gradient of the loss with respect to the actions and to what the network says, over the slots in use."""
     said = []
     denoise = policy.inner.unet.denoise
 
@@ -94,24 +94,30 @@ def gradients(policy, batch):
         policy.loss(dataclasses.replace(batch, action=action), rng=rng()).total.backward()
     finally:
         del policy.inner.unet.denoise
-    return action.grad, said[0].grad
+    return action.grad[..., policy.action_at], said[0].grad
 
 
 def test_masked_slots_have_exactly_no_gradient(mixture_yaml):
     found = feed(mixture_yaml)
     batch = first_batch(found)
     assert sorted(set(batch.embodiment_index.tolist())) == [0, 1, 2], "three robots in one batch"
-    absent = ~batch.action_mask.any(1)[:, None].expand_as(batch.action)
+    mask = batch.action_mask[..., found.policy.action_at]
+    absent = ~mask.any(1)[:, None].expand_as(mask)
+    assert absent.any()
     of_action, of_output = gradients(found.policy, batch)
     assert (of_action[absent] == 0).all()
-    assert (of_output[~batch.action_mask] == 0).all(), "absent slots and padding alike"
+    assert (of_output[~mask] == 0).all(), "absent slots and padding alike"
     assert (of_action[~absent] != 0).any()
-    assert (of_output[batch.action_mask] != 0).any()
-    never = ~found.policy.action_mask.any(0)
-    head = found.policy.inner.unet.head[-1]
-    assert (head.weight.grad[never] == 0).all()
-    assert (head.bias.grad[never] == 0).all()
-    assert (head.weight.grad[~never] != 0).any()
+    assert (of_output[mask] != 0).any()
+    one = batch.embodiment_index == 0  # of the first robot alone: the others' rows of the head learn nothing
+    alone = dataclasses.replace(
+        batch, action_mask=batch.action_mask & one[:, None, None], state_mask=batch.state_mask & one[:, None]
+    )
+    gradients(found.policy, alone)
+    head, own = found.policy.inner.unet.head[-1], found.policy.action_mask[0, found.policy.action_at]
+    assert (head.weight.grad[~own] == 0).all()
+    assert (head.bias.grad[~own] == 0).all()
+    assert (head.weight.grad[own] != 0).any()
     unmasked = dataclasses.replace(batch, action_mask=torch.ones_like(batch.action_mask))  # control: no mask
     assert all((gradient[absent] != 0).any() for gradient in gradients(found.policy, unmasked))
 
@@ -177,7 +183,7 @@ def test_bound_policy_acts_in_physical_units_and_is_blind_to_absent_slots(mixtur
     shown = []
     denoise = policy.inner.unet.denoise
     policy.inner.unet.denoise = lambda x, films: shown.append(x.clone()) or denoise(x, films) + 3.0 * ~mask
-    mask = policy.action_mask[bound.index]
+    mask = policy.action_mask[bound.index, policy.action_at]
     again = bound.act(observation, rng=1).values
     del policy.inner.unet.denoise
     assert (again == chunk.values).all(), "what is said of absent slots is not heard at the next step"

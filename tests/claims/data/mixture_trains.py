@@ -142,8 +142,9 @@ def largest_gradient(policy: Any, batch: Any, absent: torch.Tensor) -> float:
     rng = torch.Generator().manual_seed(0)
     policy.loss(dataclasses.replace(batch, action=action), rng=rng).total.backward()
     del policy.inner.unet.denoise
-    gradients = (action.grad, said[0].grad)
-    return max(float(g[absent].abs().max()) for g in gradients if g is not None)
+    assert action.grad is not None
+    gradients = (action.grad[..., policy.action_at], said[0].grad)
+    return max(float(g[absent[..., policy.action_at]].abs().max()) for g in gradients if g is not None)
 
 
 def masked_gradients(run: Path, mixture: Path, batches: int = 20) -> tuple[float, float, int]:
