@@ -5,11 +5,10 @@
     batch in slots --mask--> inner.loss(present=mask)                                   training
     observation of one robot --view.forward--> inner.sample(present=mask) --view.backward--> ActionChunk of that robot
 
-The network is as wide as the slots that any of its robots has: inputs that are always 0 would only weaken the others at
-the start of training. The inner policy sees slot vectors that are in range already (its normaliser is the identity), and
-a learnt linear map of all masks, so that it can tell a joint at 0 from no joint.
-Slots that a robot lacks are 0 before every pass of the
-network, in training and in sampling alike, and carry no loss: their gradient is exactly 0.
+The network is as wide as the slots that any of its robots has: inputs that are always 0 would only weaken the others
+at the start of training. The inner policy sees slot vectors that are in range already (its normaliser is the identity)
+and a learnt linear map of all masks, so that it can tell a joint at 0 from no joint. Slots that a robot lacks are 0
+before every pass of the network, in training and in sampling alike, and carry no loss: their gradient is exactly 0.
 """
 
 from __future__ import annotations
