@@ -295,7 +295,9 @@ class Embodiment:
             EmbodimentError: a missing, unknown or contradictory entry.
         """
         card = {k: v for k, v in card.items() if k not in ("target", "simulation")}
-        groups = {k: _group(card.pop(k)) for k in ("custom_state", "custom_action") if card.get(k) is not None}
+        groups: dict[str, Any] = {
+            k: _group(card.pop(k)) for k in ("custom_state", "custom_action") if card.get(k) is not None
+        }
         try:
             if "arms" in card:
                 arms = tuple(_arm(dict(entry)) for entry in card.pop("arms"))
@@ -370,7 +372,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
 
 def _group(entries: Sequence[Mapping[str, Any]]) -> ChannelGroup:
     infinite = ("Infinity", "-Infinity")  # how a limit that is none is written in JSON
-    plain = [{k: float(v) if v in infinite else v for k, v in entry.items()} for entry in entries]
+    plain: list[dict[str, Any]] = [{k: float(v) if v in infinite else v for k, v in entry.items()} for entry in entries]
     return ChannelGroup(tuple(Channel(**c) for c in plain))
 
 

@@ -65,7 +65,7 @@ class DiffusionPolicySource:
             if "action" not in arrays or len(arrays["action"].shape) != 2:
                 raise DataError(explain(f"{path} has no data/action [N, A]", given=sorted(arrays)))
             self.attributes = self.buffer.group.attributes()
-            name = options.convention
+            name: str = options.convention
             name = conventions.recognise_convention(arrays, self.attributes) if name == "auto" else name
             scale = "0..255" if name == "pusht" and options.float_images == "auto" else options.float_images
             self.images = image_arrays(self.buffer, self._slots(name), float_images=scale, bgr=options.bgr)

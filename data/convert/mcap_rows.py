@@ -102,7 +102,8 @@ def _collect(
     for section in topics.sections().values():
         for part in section:
             parts.setdefault(part.topic, []).append(part)
-    stamp_paths = {p.topic: p.stamp for p in [*(q for s in parts.values() for q in s), *topics.frames().values()]}
+    everything: list[Part | ImagePart] = [*(q for s in parts.values() for q in s), *topics.frames().values()]
+    stamp_paths = {p.topic: p.stamp for p in everything}
     labels = {k: p for k, p in (("language", topics.language), ("success", topics.success)) if p is not None}
     texts: dict[str, Any] = {}
     timed = {*stamp_paths, *([topics.clock] if topics.clock else [])}
@@ -177,7 +178,9 @@ def _order(name: str, track: _Track, topics: TopicMap, episode: str, out: Aligne
 def _clock(tracks: dict[str, _Track], topics: TopicMap, step_ns: int) -> NDArray[np.int64]:
     """Rows over the time that every stream covers."""
     first, last = [], []
-    for stream, parts in {**topics.sections(), **{s: (p,) for s, p in topics.frames().items()}}.items():
+    streams: dict[str, tuple[Part | ImagePart, ...]] = {s: tuple(p) for s, p in topics.sections().items()}
+    streams |= {s: (p,) for s, p in topics.frames().items()}
+    for stream, parts in streams.items():
         for part in parts:
             times = tracks[part.topic].times_ns
             early = step_ns if topics.rule_of(stream, part) == "step_end" else 0

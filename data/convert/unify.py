@@ -40,9 +40,13 @@ def rotation_matrix(values: NDArray[np.floating], form: str) -> Array:
     Raises:
         DataError: unknown form, or another width.
     """
-    x = np.asarray(values, np.float64)
+    x: Array = np.asarray(values, np.float64)
     if form not in ROTATION_FORMS or x.shape[-1] != ROTATION_FORMS[form]:
         raise DataError(explain("no such rotation form", given=(form, x.shape), allowed=ROTATION_FORMS))
+    return np.asarray(_matrix(x, form), np.float64)
+
+
+def _matrix(x: Array, form: str) -> NDArray[np.floating]:
     if form == "matrix":
         return x.reshape(*x.shape[:-1], 3, 3)
     if form == "rotation_6d":
@@ -59,9 +63,10 @@ def rotation_matrix(values: NDArray[np.floating], form: str) -> Array:
     return about[2] @ about[1] @ about[0] if form == "euler_xyz" else about[0] @ about[1] @ about[2]
 
 
-def pose_channels(position_m: NDArray[np.floating], rotation: Array) -> Array:
+def pose_channels(position_m: NDArray[np.floating], rotation: NDArray[np.floating]) -> Array:
     """Position [..., 3] and matrix [..., 3, 3] -> the nine pose channels of the store [..., 9]."""
-    return np.concatenate([np.asarray(position_m, np.float64), matrix_to_rotation_6d(rotation)], axis=-1)
+    columns = matrix_to_rotation_6d(np.asarray(rotation, np.float64))
+    return np.concatenate([np.asarray(position_m, np.float64), np.asarray(columns, np.float64)], axis=-1)
 
 
 def apply_delta(
