@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import socket
 import threading
 import time
+import urllib.parse
 from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,19 +60,25 @@ class FileHandler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def file_server(folder: Path, ranges: bool = True) -> Iterator[tuple[int, type[FileHandler]]]:
-    """-> port, and the handler class with what was sent and the statuses to answer with."""
-    handler = type("Handler", (FileHandler,), {"folder": folder, "sent": [], "statuses": {}, "ranges": ranges})
+def _serving(handler: type[FileHandler]) -> Iterator[int]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield server.server_address[1], handler
+        yield server.server_address[1]
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def file_server(folder: Path, ranges: bool = True) -> Iterator[tuple[int, type[FileHandler]]]:
+    """-> port, and the handler class with what was sent and the statuses to answer with."""
+    handler = type("Handler", (FileHandler,), {"folder": folder, "sent": [], "statuses": {}, "ranges": ranges})
+    with _serving(handler) as port:
+        yield port, handler
 
 
 class Proxy:
@@ -155,9 +163,65 @@ def proxy(port: int) -> Iterator[Proxy]:
         made.close()
 
 
+class BucketHandler(FileHandler):
+    """What reading needs of the S3 REST API, path style: GetObject with ranges, HeadObject, ListObjectsV2."""
+
+    bucket = ""
+
+    def do_HEAD(self) -> None:
+        self._object(body=False)
+
+    def do_GET(self) -> None:
+        address = urllib.parse.urlsplit(self.path)
+        asked = urllib.parse.parse_qs(address.query)
+        if address.path.strip("/") == self.bucket and "list-type" in asked:
+            self._listing(asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0])
+        else:
+            self._object(body=True)
+
+    def _object(self, body: bool) -> None:
+        bucket, _, key = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip("/").partition("/")
+        self.path = f"/{key}" if bucket == self.bucket else "/no such bucket"
+        self._answer(body=body)
+
+    def _listing(self, prefix: str, delimiter: str) -> None:
+        sizes = {str(p.relative_to(self.folder)): p.stat().st_size for p in self.folder.rglob("*") if p.is_file()}
+        found = {k: size for k, size in sizes.items() if k.startswith(prefix)}
+        below: set[str] = set()
+        if delimiter:
+            ends = {k: k.find(delimiter, len(prefix)) for k in found}
+            below = {k[: end + 1] for k, end in ends.items() if end >= 0}
+            found = {k: size for k, size in found.items() if ends[k] < 0}
+        entries = "".join(
+            f"<Contents><Key>{html.escape(k)}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>"
+            f'<ETag>"0"</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>'
+            for k, size in sorted(found.items())
+        )
+        folders = "".join(f"<CommonPrefixes><Prefix>{html.escape(k)}</Prefix></CommonPrefixes>" for k in sorted(below))
+        answer = (
+            '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<Name>{self.bucket}</Name><Prefix>{html.escape(prefix)}</Prefix>"
+            f"<KeyCount>{len(found) + len(below)}</KeyCount><MaxKeys>1000000</MaxKeys><IsTruncated>false</IsTruncated>"
+            f"{entries}{folders}</ListBucketResult>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
 @contextlib.contextmanager
 def s3_server(folder: Path, bucket: str) -> Iterator[int]:
-    """moto's S3 on loopback, with the files below ``folder`` in a bucket. -> port."""
+    """The files below ``folder`` as a bucket of an S3-compatible server on loopback. -> port."""
+    names = {"folder": folder, "bucket": bucket, "sent": [], "statuses": {}}
+    with _serving(type("Handler", (BucketHandler,), names)) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def moto_server(folder: Path, bucket: str) -> Iterator[int]:
+    """The same by moto (``pip install 'moto[server]'``), whose S3 others wrote. -> port."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -177,7 +241,7 @@ def s3_server(folder: Path, bucket: str) -> Iterator[int]:
 
 
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-"""Of the server above; moto takes any."""
+"""Of the servers above, which take any."""
 
 
 def s3_storage(port: int, **more: Any) -> dict[str, Any]:

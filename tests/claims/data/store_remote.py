@@ -2,14 +2,16 @@
 
     python tests/claims/data/store_remote.py --work runs/remote --out docs/results
 
-Budget: quick, about a minute. moto serves a JPEG and a raw store; a proxy in between drops new connections, cuts them
-after a random number of bytes, or delays every piece of the answer. Whatever is read must equal the folder bit for bit;
-with a connection that never works the error has to name the address, the number of attempts and the last error. The
-control reads through the failing connection with a single attempt, which must not succeed.
+Budget: quick, about a minute. moto, where it is installed, else a small server of the tests, serves a JPEG and a raw
+store; a proxy in between drops new connections, cuts them after a random number of bytes, or delays every piece of the
+answer. Whatever is read must equal the folder bit for bit; with a connection that never works the error has to name
+the address, the number of attempts and the last error. The control reads through the failing connection with a single
+attempt, which must not succeed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -80,7 +82,9 @@ def main() -> None:
     whole = {codec: local(root / f"{codec}.zarr") for codec in ("raw", "jpeg")}
     equal: dict[str, bool] = {}
     took: dict[str, float] = {}
-    with data_servers.s3_server(root, "demos") as port, data_servers.proxy(port) as between:
+    moto = importlib.util.find_spec("moto") is not None
+    serve = data_servers.moto_server if moto else data_servers.s3_server
+    with serve(root, "demos") as port, data_servers.proxy(port) as between:
         storage = data_servers.s3_storage(between.port)
         for way in ("good", "slow", "failing"):
             between.faults.clear()
