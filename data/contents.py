@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,18 @@ from numpy.typing import NDArray
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.columns import read_column
 from robopolicy.data.episode import StreamSpec
-from robopolicy.data.layout import ENDS, RECORDS, parse_column, parse_image
+from robopolicy.data.files import DAMAGE, Files
+from robopolicy.data.layout import ENDS, RECORDS, ImageLayout, parse_column, parse_image
 from robopolicy.data.shard import ImageReader
 from robopolicy.data.snapshot import Snapshot
 from robopolicy.data.statistics import Statistics
+from robopolicy.data.tombstones import FrameSource, LiveImages, LiveRows
 from robopolicy.data.zarr_fallback import ZarrImages, read_through_zarr
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
+
+if TYPE_CHECKING:
+    from robopolicy.data.convert.source import Finding
 
 __all__ = ["StoreContents"]
 
@@ -26,22 +33,37 @@ __all__ = ["StoreContents"]
 class StoreContents:
     """The episodes of one commit. Reading never changes anything on disk."""
 
-    def __init__(self, path: Path, snapshot: Snapshot):
+    def __init__(self, path: Path | str, snapshot: Snapshot, files: Files, verify: bool = True):
         """Nothing but the commit record has been read yet.
 
         Args:
-            path: The store's folder.
+            path: The store's folder or archive, or its URL.
             snapshot: Its commit record.
+            files: Where its files are.
+            verify: Check the checksums of frames.
         """
         self.path = path
+        self._files, self._verify = files, verify
         self._show(snapshot)
 
     def _show(self, snapshot: Snapshot) -> None:
         """Stand on ``snapshot`` from now on and forget what was cached of another."""
         self._snapshot = snapshot
         self._columns: dict[str, NDArray[Any]] = {}
-        self._readers: dict[tuple[str, JpegDecoder], ImageReader | ZarrImages] = {}
-        self._records: list[dict[str, Any]] | None = None
+        self._readers: dict[tuple[str, JpegDecoder], FrameSource] = {}
+        self._records: list[bytes] | None = None
+        self._streams: dict[str, StreamSpec] | None = None
+        self._live: LiveRows | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The commit record that this handle stands on."""
+        return self._snapshot
+
+    @property
+    def files(self) -> Files:
+        """Where the bytes are."""
+        return self._files
 
     @property
     def embodiment(self) -> Embodiment:
@@ -65,9 +87,11 @@ class StoreContents:
 
     @property
     def streams(self) -> dict[str, StreamSpec]:
-        """Name -> dtype and shape without the time axis."""
-        entries = self._snapshot.attributes["streams"]
-        return {name: StreamSpec(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
+        """Name -> dtype, shape without the time axis, and what else is known of it."""
+        if self._streams is None:
+            entries = self._snapshot.attributes["streams"]
+            self._streams = {name: StreamSpec.from_dict(entry) for name, entry in entries.items()}
+        return dict(self._streams)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -81,18 +105,34 @@ class StoreContents:
 
     @property
     def num_episodes(self) -> int:
-        """Committed episodes."""
-        return self._snapshot.num_episodes
+        """Committed episodes, deleted ones left out."""
+        return self._snapshot.num_episodes - len(self._snapshot.tombstones)
 
     @property
     def num_steps(self) -> int:
-        """Committed rows."""
-        return self._snapshot.num_steps
+        """Committed rows, those of deleted episodes left out."""
+        live = self.live_rows
+        return self._snapshot.num_steps if live is None else live.num_steps
+
+    @property
+    def tombstones(self) -> tuple[int, ...]:
+        """Stored indices of the deleted episodes; empty for nearly every store."""
+        return self._snapshot.tombstones
+
+    @property
+    def live_rows(self) -> LiveRows | None:
+        """Where the rows that readers see are stored; None when nothing was deleted."""
+        if self._live is None and self._snapshot.tombstones:
+            self._live = LiveRows.of(self._stored_column(ENDS), self._snapshot.tombstones)
+        return self._live
 
     @property
     def content_hash(self) -> str:
         """SHA-256 over layout, embodiment and the committed episodes in order: data, labels and metadata."""
-        return str(self._snapshot.attributes["committed"]["content_hash"])
+        chain = str(self._snapshot.attributes["committed"]["content_hash"])
+        if not self._snapshot.tombstones:
+            return chain
+        return hashlib.sha256(f"{chain} without {list(self._snapshot.tombstones)}".encode()).hexdigest()
 
     @property
     def episode_ends(self) -> NDArray[np.int64]:
@@ -130,14 +170,14 @@ class StoreContents:
         if not 0 <= index < self.num_episodes:
             raise DataError(explain("no such episode", given=index, allowed=f"0 to {self.num_episodes - 1}"))
         if self._records is None:
-            lines = self._column(RECORDS).tobytes().splitlines()
-            try:
-                self._records = [json.loads(line) for line in lines]
-            except ValueError as error:
-                raise DataError(explain(f"{self.path / RECORDS} is damaged: {error}")) from error
+            self._records = self._column(RECORDS).tobytes().splitlines()
+        stored = index if self.live_rows is None else int(self.live_rows.episodes[index])
         stop = int(self._column(ENDS)[index])
-        record = self._records[index]
-        return {**record, "start": stop - record["length"], "stop": stop}
+        try:
+            record = json.loads(self._records[stored].decode())
+            return {**record, "start": stop - record["length"], "stop": stop}
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            raise DataError(explain(f"{self.path}/{RECORDS} is damaged: {error}", mend=DAMAGE)) from error
 
     def read(self, stream: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows ``start .. stop`` of a stream -> [stop - start, ...], a copy.
@@ -154,7 +194,7 @@ class StoreContents:
         if not 0 <= start <= last <= self.num_steps:
             raise ShapeError(explain("no such rows", given=(start, last), allowed=f"0 to {self.num_steps}"))
         if spec.image:
-            return self.images(stream.removeprefix("image/")).read(start, last)
+            return self.frames(stream).read(start, last)
         return self.column(stream)[start:last].copy()
 
     def column(self, stream: str) -> NDArray[Any]:
@@ -167,7 +207,7 @@ class StoreContents:
             raise DataError(explain(f"'{stream}' is not low-dimensional", mend="use images() or read()"))
         return self._column(f"data/{stream}")
 
-    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> ImageReader | ZarrImages:
+    def images(self, camera: str, decode: JpegDecoder = decode_jpeg) -> FrameSource:
         """Random access to the frames of a camera: ``read(start, stop)`` and ``gather(rows, out)``.
 
         Args:
@@ -180,13 +220,44 @@ class StoreContents:
         if camera not in self.cameras:
             mend = suggest(camera, self.cameras)
             raise UnknownNameError(explain("no such camera", given=repr(camera), allowed=self.cameras, mend=mend))
-        if (camera, decode) not in self._readers:
-            name = f"data/image/{camera}"
-            layout = parse_image(self._snapshot.arrays[name])
-            self._readers[camera, decode] = (
-                ZarrImages(self.path, name) if layout is None else ImageReader(self.path / name, layout, decode=decode)
-            )
-        return self._readers[camera, decode]
+        return self.frames(f"image/{camera}", decode)
+
+    def frames(self, stream: str, decode: JpegDecoder = decode_jpeg) -> FrameSource:
+        """Random access to any stream of frames: ``image/<camera>``, ``depth/<camera>`` ...; as :meth:`images`.
+
+        Args:
+            stream: Name.
+            decode: JPEG decoder.
+
+        Raises:
+            UnknownNameError: no such stream.
+            DataError: it is low-dimensional.
+        """
+        if not self._spec(stream).image:
+            raise DataError(explain(f"'{stream}' has no frames", mend="use column() or read()"))
+        if (stream, decode) not in self._readers:
+            reader = self.stored_frames(stream, decode)
+            live = self.live_rows
+            self._readers[stream, decode] = reader if live is None else LiveImages(reader, live)
+        return self._readers[stream, decode]
+
+    def stored_frames(self, stream: str, decode: JpegDecoder = decode_jpeg) -> FrameSource:
+        """As :meth:`frames`, by stored row, deleted episodes included; a reader of its own."""
+        name = f"data/{stream}"
+        return _frame_source(self._files, name, parse_image(self._snapshot.arrays[name]), self._verify, decode)
+
+    def verify(self, episodes: Iterable[int] | None = None) -> Iterator[Finding]:
+        """Read everything back and compare it with its checksums, see :mod:`robopolicy.data.verification`.
+
+        Args:
+            episodes: Stored indices, all when None.
+
+        Yields:
+            What is wrong, nothing for a sound store.
+        """
+        from robopolicy.data.verification import verify_store
+
+        yield from verify_store(self, episodes)
 
     def _spec(self, stream: str) -> StreamSpec:
         streams = self.streams
@@ -197,11 +268,31 @@ class StoreContents:
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            layout = parse_column(self._snapshot.arrays[name])
-            if layout is not None:
-                values = read_column(self.path / name, layout, 0, layout.rows)
+            live = None if name == RECORDS else self.live_rows
+            if live is None:
+                values = self._stored_column(name)
             else:
-                values = read_through_zarr(self.path, name, self._snapshot.arrays[name]["shape"][0])
+                values = live.ends if name == ENDS else live.select(self._stored_column(name))
             values.flags.writeable = False
             self._columns[name] = values
         return self._columns[name]
+
+    def _stored_column(self, name: str) -> NDArray[Any]:
+        layout = parse_column(self._snapshot.arrays[name])
+        if layout is not None:
+            return read_column(self._files.within(name), layout, 0, layout.rows)
+        return read_through_zarr(self._files, name, self._snapshot.arrays[name]["shape"][0])
+
+
+def _frame_source(
+    files: Files, name: str, layout: ImageLayout | None, verify: bool, decode: JpegDecoder
+) -> FrameSource:
+    if layout is None:
+        return ZarrImages(files, name)
+    if files.mapped:
+        return ImageReader(files.within(name), layout, verify=verify, decode=decode)
+    from robopolicy.data.remote import RemoteFiles
+    from robopolicy.data.remote_images import RemoteImages
+
+    assert isinstance(files, RemoteFiles)
+    return RemoteImages(files.within(name), layout, verify=verify, decode=decode)

@@ -2,143 +2,209 @@
 
 A shard file is the frames' bytes one after the other, then one (offset, length) pair of little-endian uint64 per frame,
 then the CRC-32C of those pairs; offset = length = 2^64 - 1 means "never written", that is zeros
-(https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). Slicing through zarr-python costs about a
-millisecond per frame in task scheduling; here a frame costs a table look-up and a copy or a JPEG decode.
+(https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). Each frame ends with a CRC-32C of its own
+where the layout says so. Slicing through zarr-python costs about a millisecond per frame in task scheduling; here a
+frame costs a table look-up and a copy or a JPEG decode.
 """
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg, encode_jpeg
+from robopolicy.data.depth_codec import decode_blosc, encode_blosc
+from robopolicy.data.episode import EncodedFrames
+from robopolicy.data.files import DAMAGE, Files, LocalFiles
 from robopolicy.data.layout import ImageLayout
 from robopolicy.errors import DataError, ShapeError, explain
 
-__all__ = ["ImageReader", "ImageTail", "encode_frames", "shard_bytes"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "ImageReader",
+    "ImageTail",
+    "check_rows",
+    "decode_frame",
+    "decode_frames",
+    "encode_frames",
+    "frame_payload",
+    "index_bytes",
+    "parse_index",
+    "shard_bytes",
+]
 
 _MISSING = np.uint64(2**64 - 1)
 _MAX_OPEN_SHARDS = 4096
-_DAMAGE = "the file is damaged; restore it from a copy of the store, or collect the data again"
+CHECKSUM_BYTES = 4
+
+
+def index_bytes(layout: ImageLayout) -> int:
+    """Size of the table at the end of a shard, its checksum included."""
+    return 16 * layout.shard_frames + CHECKSUM_BYTES
+
+
+def parse_index(raw: bytes, size: int, layout: ImageLayout, where: str, verify: bool) -> NDArray[np.int64]:
+    """The table of a shard -> int64 [S, 2], start and stop of each frame's bytes, -1 where it was never written.
+
+    Args:
+        raw: The last :func:`index_bytes` of the file.
+        size: Of the whole file.
+        layout: Of the array.
+        where: What to call the file.
+        verify: Check the table against its checksum.
+
+    Raises:
+        DataError: it is too short, altered, or points outside the file.
+    """
+    end = size - index_bytes(layout)
+    if end < 0 or len(raw) != index_bytes(layout):
+        raise DataError(explain(f"{where} is too short for its index", given=f"{size} B", mend=DAMAGE))
+    table = raw[:-CHECKSUM_BYTES]
+    if verify and google_crc32c.value(table) != int.from_bytes(raw[-CHECKSUM_BYTES:], "little"):
+        raise DataError(explain(f"the index of {where} does not match its checksum", mend=DAMAGE))
+    index = np.frombuffer(table, "<u8").reshape(-1, 2)
+    present = index[:, 0] != _MISSING
+    used = index[present]
+    if len(used) and (used.max() > end or (used[:, 0] + used[:, 1]).max() > end):
+        raise DataError(explain(f"{where} is cut short: frames lie beyond its end", mend=DAMAGE))
+    exact = layout.frame_bytes + CHECKSUM_BYTES * layout.checksum
+    least = exact if layout.codec == "raw" else 1 + CHECKSUM_BYTES * layout.checksum
+    if len(used) and (used[:, 1].min() < least or (layout.codec == "raw" and used[:, 1].max() > exact)):
+        raise DataError(explain(f"{where} holds frames of a wrong length", mend=DAMAGE))
+    spans = np.full(index.shape, -1, np.int64)
+    spans[present, 0] = used[:, 0]
+    spans[present, 1] = used[:, 0] + used[:, 1]
+    return spans
+
+
+def frame_payload(stored: memoryview, layout: ImageLayout, verify: bool, where: str) -> memoryview:
+    """The bytes of one frame without its checksum, which is checked first.
+
+    Raises:
+        DataError: they do not match.
+    """
+    if not layout.checksum or not stored:
+        return stored
+    payload = stored[:-CHECKSUM_BYTES]
+    if verify and google_crc32c.value(bytes(payload)) != int.from_bytes(stored[-CHECKSUM_BYTES:], "little"):
+        raise DataError(explain(f"{where} does not match its checksum", mend=DAMAGE))
+    return payload
+
+
+def decode_frame(payload: memoryview, out: NDArray[Any], layout: ImageLayout, decode: JpegDecoder, where: str) -> None:
+    """Decode one frame into ``out`` [H, W, C]; no bytes at all are a frame of zeros.
+
+    Raises:
+        DataError: it cannot be decoded; the message begins with ``where``.
+    """
+    if not payload:
+        out[...] = 0
+    elif layout.codec == "raw":
+        out[...] = np.frombuffer(payload, np.dtype(layout.dtype).newbyteorder("<")).reshape(out.shape)
+    else:
+        try:
+            (decode if layout.codec == "jpeg" else decode_blosc)(payload, out)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+
+
+def check_rows(rows: NDArray[np.integer], layout: ImageLayout) -> None:
+    """Refuse rows that are not committed.
+
+    Raises:
+        ShapeError: the message names the worst.
+    """
+    if len(rows) and (rows.min() < 0 or rows.max() >= layout.rows):
+        worst = int(rows.min() if rows.min() < 0 else rows.max())
+        raise ShapeError(explain("no such frame", given=worst, allowed=f"0 to {layout.rows - 1}"))
 
 
 class _Shard:
-    """One mapped shard file with its index; a plain array view when the frames are raw and stand in order."""
+    """One mapped shard file with its index."""
 
-    def __init__(self, path: Path, layout: ImageLayout, verify: bool):
-        index_bytes = 16 * layout.shard_frames
-        try:
-            with open(path, "rb") as stream:
-                self.data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError as error:
-            raise DataError(explain(f"{path} is missing", mend=_DAMAGE)) from error
-        except (ValueError, OSError) as error:
-            raise DataError(explain(f"{path} cannot be mapped: {error}", mend=_DAMAGE)) from error
-        end = len(self.data) - index_bytes - 4
-        if end < 0:
-            raise DataError(explain(f"{path} is too short for its index", given=f"{len(self.data)} B", mend=_DAMAGE))
-        raw = self.data[end : end + index_bytes]
-        if verify and google_crc32c.value(raw) != int.from_bytes(self.data[-4:], "little"):
-            raise DataError(explain(f"the index of {path} does not match its checksum", mend=_DAMAGE))
-        index = np.frombuffer(raw, "<u8").reshape(-1, 2)
-        present = index[:, 0] != _MISSING
-        used = index[present]
-        if len(used) and (used.max() > end or (used[:, 0] + used[:, 1]).max() > end):
-            raise DataError(explain(f"{path} is cut short: frames lie beyond its end", mend=_DAMAGE))
-        self.path = path
-        self.spans = [
-            (o, o + n) if there else None for (o, n), there in zip(index.tolist(), present.tolist(), strict=True)
-        ]
-        self.memory = memoryview(self.data)
-        self.view: NDArray[np.uint8] | None = None
-        size = layout.frame_bytes
-        if layout.codec == "raw":
-            if len(used) and (used[:, 1] != size).any():
-                raise DataError(explain(f"{path} holds raw frames of a wrong length", mend=_DAMAGE))
-            count = int(present.sum())
-            if present[:count].all() and (index[:count, 0] == np.arange(count) * size).all():
-                flat = np.frombuffer(self.data, np.uint8, count * size)
-                self.view = flat.reshape(count, *layout.frame)
+    def __init__(self, files: Files, key: str, layout: ImageLayout, verify: bool):
+        self.memory = files.view(key)
+        self.where, self.layout, self.verify = files.where(key), layout, verify
+        raw = bytes(self.memory[max(0, len(self.memory) - index_bytes(layout)) :])
+        spans = parse_index(raw, len(self.memory), layout, self.where, verify)
+        self.spans: list[list[int]] = spans.tolist()
+        self.checked = bytearray(layout.shard_frames)  # each frame's checksum is checked once per mapping
 
-    def blob(self, frame: int) -> memoryview:
-        """Stored bytes of one frame, empty when it was never written."""
-        span = self.spans[frame]
-        return self.memory[:0] if span is None else self.memory[span[0] : span[1]]
+    def payload(self, frame: int) -> memoryview:
+        """Bytes of one frame without checksum, empty when it was never written."""
+        start, stop = self.spans[frame]
+        if start < 0:
+            return self.memory[:0]
+        verify = self.verify and not self.checked[frame]
+        payload = frame_payload(self.memory[start:stop], self.layout, verify, f"{self.where}, frame {frame}")
+        self.checked[frame] = 1
+        return payload
 
-    def read(self, frame: int, out: NDArray[np.uint8], codec: str, decode: JpegDecoder) -> None:
+    def read(self, frame: int, out: NDArray[Any], decode: JpegDecoder) -> None:
         """Decode one frame into ``out`` [H, W, C]."""
-        if self.view is not None and frame < len(self.view):
-            out[...] = self.view[frame]
-            return
-        blob = self.blob(frame)
-        if not blob:
-            out[...] = 0
-        elif codec == "raw":
-            out[...] = np.frombuffer(blob, np.uint8).reshape(out.shape)
-        else:
-            try:
-                decode(blob, out)
-            except DataError as error:
-                raise DataError(f"{self.path}, frame {frame}: {error}") from error
+        decode_frame(self.payload(frame), out, self.layout, decode, f"{self.where}, frame {frame}")
 
 
 class ImageReader:
-    """Random access to the committed frames of one camera. Safe to use from several threads.
+    """Random access to the committed frames of one stream. Safe to use from several threads.
 
     Files are mapped when first needed and stay mapped (the newest 4,096). A mapping keeps showing the file
     it was made from even when a writer has replaced it, which is what a snapshot wants.
     """
 
-    def __init__(self, folder: Path, layout: ImageLayout, *, verify: bool = True, decode: JpegDecoder = decode_jpeg):
+    def __init__(
+        self, folder: Path | Files, layout: ImageLayout, *, verify: bool = True, decode: JpegDecoder = decode_jpeg
+    ):
         """Nothing is opened yet.
 
         Args:
             folder: Of the array.
             layout: Its metadata; ``rows`` bounds what may be read.
-            verify: Check the index checksum of every shard when it is mapped.
+            verify: Check the index checksum of every shard when it is mapped, and that of a frame, where there is one,
+                when it is first read.
             decode: JPEG decoder.
         """
-        self.folder, self.layout, self.verify, self.decode = folder, layout, verify, decode
+        self.files: Files = LocalFiles(folder) if isinstance(folder, Path) else folder
+        self.layout, self.verify, self.decode = layout, verify, decode
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Frames ``start .. stop`` -> uint8 [stop - start, H, W, C]."""
-        out = np.empty((stop - start, *self.layout.frame), np.uint8)
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames ``start .. stop`` -> [stop - start, H, W, C]."""
+        out = np.empty((stop - start, *self.layout.frame), self.layout.dtype)
         self.gather(np.arange(start, stop), out)
         return out
 
-    def gather(self, rows: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
-        """Frames ``rows`` [n], in that order, into ``out`` uint8 [n, H, W, C].
+    def gather(self, rows: NDArray[np.integer], out: NDArray[Any]) -> None:
+        """Frames ``rows`` [n], in that order, into ``out`` [n, H, W, C] of the stored dtype.
 
         Raises:
             DataError: a file is missing, cut short or altered.
             ShapeError: a row that is not committed.
         """
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.layout.rows):
-            raise ShapeError(explain("no such frame", given=int(rows.max()), allowed=f"0 to {self.layout.rows - 1}"))
+        check_rows(rows, self.layout)
         shards, frames = np.divmod(rows, self.layout.shard_frames)
-        codec, decode = self.layout.codec, self.decode
+        decode = self.decode
         for i, (shard, frame) in enumerate(zip(shards.tolist(), frames.tolist(), strict=True)):
-            self._shard(shard).read(frame, out[i], codec, decode)
+            self._shard(shard).read(frame, out[i], decode)
 
     def blobs(self, start: int, stop: int) -> list[bytes]:
-        """Stored bytes of frames ``start .. stop``."""
+        """Stored bytes of frames ``start .. stop`` without their checksums: JPEG files in a JPEG store."""
         size = self.layout.shard_frames
-        return [bytes(self._shard(i // size).blob(i % size)) for i in range(start, stop)]
+        return [bytes(self._shard(i // size).payload(i % size)) for i in range(start, stop)]
 
     def _shard(self, number: int) -> _Shard:
         shard = self._shards.get(number)
         if shard is None:
-            shard = _Shard(self.folder / self.layout.key(number), self.layout, self.verify)
+            shard = _Shard(self.files, self.layout.key(number), self.layout, self.verify)
             with self._lock:
                 self._shards[number] = shard
                 if len(self._shards) > _MAX_OPEN_SHARDS:
@@ -146,31 +212,45 @@ class ImageReader:
         return shard
 
 
-def encode_frames(frames: NDArray[np.uint8], codec: str) -> list[bytes]:
-    """uint8 [n, H, W, C] -> the bytes of each frame as they are stored."""
-    if codec == "raw":
-        return [frame.tobytes() for frame in np.ascontiguousarray(frames)]
-    return [encode_jpeg(frame) for frame in np.ascontiguousarray(frames)]
+def encode_frames(frames: NDArray[Any], codec: str) -> list[bytes]:
+    """[n, H, W, C] -> the bytes of each frame as they are stored, without checksum."""
+    encode = {"raw": lambda f: f.astype(f.dtype.newbyteorder("<"), copy=False).tobytes(), "blosc": encode_blosc}
+    chosen = encode.get(codec, encode_jpeg)
+    return [chosen(frame) for frame in np.ascontiguousarray(frames)]
 
 
-def shard_bytes(blobs: Sequence[bytes], shard_frames: int) -> list[bytes]:
+def decode_frames(frames: EncodedFrames) -> NDArray[np.uint8]:
+    """JPEG files -> uint8 [n, H, W, 3].
+
+    Raises:
+        DataError: a frame is not a readable JPEG of that size.
+    """
+    out = np.empty(frames.shape, np.uint8)
+    for blob, place in zip(frames.blobs, out, strict=True):
+        decode_jpeg(blob, place)
+    return out
+
+
+def shard_bytes(blobs: Sequence[bytes], shard_frames: int, checksum: bool = False) -> list[bytes]:
     """A whole shard file: the given frames first in it, the remaining places marked as never written."""
+    if checksum:
+        blobs = [blob + int(google_crc32c.value(blob)).to_bytes(CHECKSUM_BYTES, "little") for blob in blobs]
     index = np.full((shard_frames, 2), _MISSING, "<u8")
     lengths = np.array([len(blob) for blob in blobs], np.uint64)
     index[: len(blobs), 1] = lengths
     index[: len(blobs), 0] = np.cumsum(lengths) - lengths
     table = index.tobytes()
-    return [*blobs, table, int(google_crc32c.value(table)).to_bytes(4, "little")]
+    return [*blobs, table, int(google_crc32c.value(table)).to_bytes(CHECKSUM_BYTES, "little")]
 
 
 @dataclass(frozen=True)
 class ImageTail:
-    """The frames of the last, unfinished shard of a camera that is being appended to.
+    """The frames of the last, unfinished shard of a stream that is being appended to.
 
     Attributes:
         folder: Of the array.
         layout: With ``rows`` = what is committed.
-        blobs: Stored bytes of the frames in the unfinished shard.
+        blobs: Stored bytes of the frames in the unfinished shard, without checksums.
     """
 
     folder: Path
@@ -189,7 +269,9 @@ class ImageTail:
         pending = [*self.blobs, *blobs]
         first = self.layout.rows // size
         files = {
-            self.folder / self.layout.key(first + i): shard_bytes(pending[i * size : (i + 1) * size], size)
+            self.folder / self.layout.key(first + i): shard_bytes(
+                pending[i * size : (i + 1) * size], size, self.layout.checksum
+            )
             for i in range(-(-len(pending) // size))
         }
         layout = replace(self.layout, rows=self.layout.rows + len(blobs))

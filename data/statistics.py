@@ -112,7 +112,8 @@ class RunningMoments:
 
     def statistics(self, sample: NDArray[Any]) -> Statistics:
         """Together with the quantiles of ``sample`` [k, C]."""
-        q01, q99 = np.quantile(sample.astype(np.float64), [0.01, 0.99], axis=0)
+        by_channel = np.ascontiguousarray(sample.T, np.float64)  # partitioning columns in place is three times slower
+        q01, q99 = np.quantile(by_channel, [0.01, 0.99], axis=1)
         std = np.sqrt(self.m2 / max(self.count, 1))
         return Statistics(self.count, self.min, self.max, self.mean, std, q01, q99)
 
@@ -126,11 +127,18 @@ def row_keys(start: int, stop: int) -> NDArray[np.uint64]:
         return z ^ (z >> np.uint64(31))
 
 
-def sampled_rows(num_rows: int) -> NDArray[np.int64]:
-    """Sorted indices of the rows that the sample of a store of ``num_rows`` rows consists of."""
-    if num_rows <= SAMPLE_ROWS:
-        return np.arange(num_rows, dtype=np.int64)
-    return np.sort(np.argpartition(row_keys(0, num_rows), SAMPLE_ROWS)[:SAMPLE_ROWS]).astype(np.int64)
+def sampled_rows(num_rows: int, dead: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """Sorted indices of the rows that the sample of a store of ``num_rows`` rows consists of.
+
+    Args:
+        num_rows: Stored rows.
+        dead: bool [num_rows], rows of deleted episodes, which are never in the sample.
+    """
+    alive = np.arange(num_rows, dtype=np.int64) if dead is None else np.flatnonzero(~dead).astype(np.int64)
+    if len(alive) <= SAMPLE_ROWS:
+        return alive
+    keys = row_keys(0, num_rows)[alive]
+    return np.sort(alive[np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS]])
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ On disk (``S`` 256 frames, chunks of 65,536 rows; file names are zarr's default 
       zarr.json                    attributes, and every array's metadata inline ("consolidated"): the commit record
       data/<stream>/c.<i>.0        float32 / int64, all episodes concatenated, zstd with checksum
       data/image/<camera>/c.<i>... uint8 [N, H, W, 3], one frame per inner chunk, S per shard; raw or robopolicy.jpeg
+      data/depth/<camera>/c.<i>... uint16 [N, H, W, 1] in mm, sharded likewise; blosc (zstd, bits shuffled)
       meta/episode_ends/c.<i>      int64 [E], cumulative
       meta/episode_records/c.<i>   uint8 [bytes], one JSON line per episode: length, success, language, metadata, sha256
 
@@ -26,7 +27,8 @@ from typing import Any, Self
 from robopolicy.data.contents import StoreContents
 from robopolicy.data.creation import create_store
 from robopolicy.data.durable import WriterLock
-from robopolicy.data.episode import Episode, channel_names, check_episode
+from robopolicy.data.episode import Episode, StreamSpec, channel_names, check_episode, joint_streams
+from robopolicy.data.files import Files, LocalFiles, ZipFiles, is_zip, store_url
 from robopolicy.data.snapshot import Snapshot, read_snapshot
 from robopolicy.data.writer import StoreWriter
 from robopolicy.embodiment import Camera, Embodiment
@@ -41,9 +43,11 @@ class EpisodeStore(StoreContents):
     A reading handle shows the episodes that were committed when it was opened; open again to see more.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, writer: StoreWriter | None):
+    def __init__(
+        self, path: Path | str, snapshot: Snapshot, files: Files, writer: StoreWriter | None, verify: bool = True
+    ):
         """Use :meth:`create` or :meth:`open`."""
-        super().__init__(path, snapshot)
+        super().__init__(path, snapshot, files, verify)
         self._writer = writer
 
     @classmethod
@@ -53,11 +57,14 @@ class EpisodeStore(StoreContents):
         embodiment: Embodiment,
         *,
         task: str = "",
-        cameras: Iterable[str | Camera] = (),
+        cameras: Iterable[str | Camera] | Mapping[str, tuple[int, int]] = (),
         environment_state: Iterable[str] = (),
+        joints: bool = True,
+        extra: Mapping[str, StreamSpec] | None = None,
         codec: str = "raw",
         fps: float | None = None,
         provenance: Mapping[str, Any] | None = None,
+        checksums: bool = True,
     ) -> EpisodeStore:
         """Make an empty store and open it for appending.
 
@@ -65,59 +72,89 @@ class EpisodeStore(StoreContents):
             path: A folder that does not exist yet, or an empty one.
             embodiment: Card of the robot; gives stream widths and camera sizes.
             task: Name of the task.
-            cameras: Names of cameras of the card, or :class:`Camera` objects where the recorded size differs from it.
+            cameras: Names of cameras of the card, :class:`Camera` objects where the recorded size differs from it, or
+                name -> (height, width) for cameras that the card does not have.
             environment_state: Channel names of the privileged state; none means no such stream.
-            codec: ``raw`` (exact) or ``jpeg`` (quality 95, 4:4:4, about a fifth of the bytes).
+            joints: Whether ``joint_position`` and ``joint_command`` are recorded.
+            extra: Further streams, name -> what they look like; ``depth/<camera>`` uint16 [H, W, 1] in millimetres and
+                masks uint8 [H, W, 1] are compressed without loss.
+            codec: Of RGB frames: ``raw`` (exact) or ``jpeg`` (quality 95, 4:4:4, about a fifth of the bytes).
             fps: Rows per second; the card's ``control_hz`` when not given.
             provenance: Anything JSON about the origin; creation time and software version are added.
+            checksums: Store a CRC-32C with every frame, checked when it is first read.
 
         Raises:
             DataError: an unknown codec, or channel names that repeat.
-            EmbodimentError: an unknown camera, or a card that does not survive storing.
+            EmbodimentError: an unknown camera.
             StorageError: the path is taken, or the disk refused.
         """
+        if store_url(path) is not None or is_zip(Path(path)):
+            mend = "create a folder and upload it, or pack it with robopolicy.data.archive.pack"
+            raise StorageError(explain(f"{path} can only be read", mend=mend))
+        if isinstance(cameras, Mapping):
+            sizes = dict(cameras)
+        else:
+            cards = [embodiment.camera(c) if isinstance(c, str) else c for c in cameras]
+            sizes = {c.name: (c.height, c.width) for c in cards}
         create_store(
             Path(path),
             embodiment,
             task=task,
-            cameras=[embodiment.camera(c) if isinstance(c, str) else c for c in cameras],
+            cameras=sizes,
             environment_state=tuple(environment_state),
+            extra={**(joint_streams(embodiment) if joints else {}), **(extra or {})},
             codec=codec,
             fps=float(fps or embodiment.control_hz),
             provenance=provenance or {},
+            checksums=checksums,
         )
         return cls.open(path, mode="a")
 
     @classmethod
-    def open(cls, path: str | Path, mode: str = "r", *, embodiment: Embodiment | None = None) -> EpisodeStore:
+    def open(
+        cls,
+        path: str | Path,
+        mode: str = "r",
+        *,
+        embodiment: Embodiment | None = None,
+        verify: bool = True,
+        storage: Mapping[str, Any] | None = None,
+    ) -> EpisodeStore:
         """Open an existing store.
 
         Args:
-            path: The store's folder.
+            path: The store's folder; for reading also an archive ``.zarr.zip`` made by
+                :func:`robopolicy.data.archive.pack`, or a URL (``s3://``, ``https://``, ``memory://`` ...).
             mode: ``r`` to read what is committed now, ``a`` to append as the only writer.
             embodiment: Card that the caller works with; refused unless the store was made with it.
+            verify: Check the checksum of every frame when it is first read, and that of every shard's index.
+            storage: Options of a URL, see :class:`robopolicy.data.remote.RemoteFiles`.
 
         Raises:
             StoreNotFoundError: nothing there, or another kind of folder.
             DataError: damaged, or of a newer schema version.
             EmbodimentMismatchError: made for another embodiment.
-            StorageError: another writer has it open (mode ``a``).
+            StorageError: another writer has it open, or it is not a folder (mode ``a``); a server does not answer.
+            MissingDependencyError: a URL without the extra ``remote``.
         """
-        path = Path(path)
         if mode not in ("r", "a"):
             raise DataError(explain("unknown mode", given=repr(mode), allowed=("r", "a")))
-        snapshot = read_snapshot(path)
+        place, files = _located(path, storage)
+        snapshot = read_snapshot(place, files)
         if embodiment is not None:
-            embodiment.require_same(snapshot.embodiment, mine="the caller", theirs=f"the store {path}")
+            embodiment.require_same(snapshot.embodiment, mine="the caller", theirs=f"the store {place}")
         if mode == "r":
-            return cls(path, snapshot, None)
-        lock = WriterLock(path)
+            return cls(place, snapshot, files, None, verify)
+        if not isinstance(files, LocalFiles):
+            mend = "unpack or download it, and append to the folder"
+            raise StorageError(explain(f"{place} can only be read", given="mode='a'", mend=mend))
+        lock = WriterLock(files.folder)
         try:
-            writer = StoreWriter(path, read_snapshot(path), lock)
+            writer = StoreWriter(files.folder, read_snapshot(place, files), lock)
         except BaseException:
             lock.release()
             raise
-        return cls(path, writer.snapshot, writer)
+        return cls(place, writer.snapshot, files, writer, verify)
 
     def close(self) -> None:
         """Finish writing and give up the lock; everything appended was durable before. Harmless when done twice."""
@@ -148,17 +185,43 @@ class EpisodeStore(StoreContents):
             DataError, ShapeError, NonFiniteError, EmbodimentMismatchError: refused, nothing was written.
             StorageError: opened for reading only, or the disk refused; committed episodes are intact.
         """
+        return self.append_many([episode], embodiment=embodiment, any_rate=any_rate)[0]
+
+    def append_many(
+        self, episodes: Iterable[Episode], *, embodiment: Embodiment | None = None, any_rate: bool = False
+    ) -> list[int]:
+        """Validate several episodes and commit them together: all become visible at once, or none.
+
+        One commit costs some twenty file writes however many episodes it has, so short episodes are appended many
+        times faster this way. The resulting store is the same, to the bit. All of them are in memory at once.
+
+        Args:
+            episodes: As for :meth:`append`; none at all does nothing.
+            embodiment: Card that they were recorded with, checked against the store's.
+            any_rate: Accept measured rates other than ``fps``.
+
+        Returns:
+            Index of each episode.
+
+        Raises:
+            DataError, ShapeError, NonFiniteError, EmbodimentMismatchError: one was refused, nothing was written.
+            StorageError: opened for reading only, or the disk refused; committed episodes are intact.
+        """
         writer = self._require_writer()
         if embodiment is not None:
             self.embodiment.require_same(embodiment, mine=f"the store {self.path}", theirs="the episode")
-        index = self.num_episodes
-        names = {s: channel_names(s, self.embodiment, self.environment_state_names) for s in self.streams}
-        streams = check_episode(episode, index, self.streams, names, None if any_rate else self.fps)
-        try:
-            writer.append(episode, streams)
-        finally:
-            self._show(writer.snapshot)
-        return index
+        first, specs, fps = self.num_episodes, self.streams, None if any_rate else self.fps
+        names = {
+            name: channel_names(name, self.embodiment, self.environment_state_names, spec)
+            for name, spec in specs.items()
+        }
+        checked = [(e, check_episode(e, first + i, specs, names, fps)) for i, e in enumerate(episodes)]
+        if checked:
+            try:
+                writer.append(checked)
+            finally:
+                self._show(writer.snapshot)
+        return list(range(first, first + len(checked)))
 
     def recompute_statistics(self) -> None:
         """Rebuild the statistics of every low-dimensional stream from the data and commit them.
@@ -170,7 +233,38 @@ class EpisodeStore(StoreContents):
         writer.recompute_statistics()
         self._show(writer.snapshot)
 
+    def set_tombstones(self, episodes: Iterable[int]) -> None:
+        """Hide exactly these episodes from readers; nothing is removed, and an empty list shows all of them again.
+
+        The indices of the others close up, statistics are those of what is left, ``content_hash`` changes. See
+        :mod:`robopolicy.data.tombstones`, and :mod:`robopolicy.data.tools.deletion` for deleting by live index.
+
+        Args:
+            episodes: *Stored* indices.
+
+        Raises:
+            DataError: no such episodes.
+            StorageError: opened for reading only, or the disk refused; nothing has changed.
+        """
+        writer = self._require_writer()
+        writer.set_tombstones(sorted({int(i) for i in episodes}))
+        self._show(writer.snapshot)
+
     def _require_writer(self) -> StoreWriter:
         if self._writer is None:
             raise StorageError(explain(f"{self.path} is open for reading", mend="EpisodeStore.open(path, mode='a')"))
         return self._writer
+
+
+def _located(path: str | Path, storage: Mapping[str, Any] | None) -> tuple[Path | str, Files]:
+    """Where a store is, normalised, and access to its files."""
+    url = store_url(path)
+    if url is not None:
+        if url.endswith(".zip"):
+            mend = "download the archive, or unpack it on the server"
+            raise StorageError(explain(f"{url} cannot be read: archives are mapped from a disk", mend=mend))
+        from robopolicy.data.remote import RemoteFiles
+
+        return url, RemoteFiles(url, storage)
+    folder = Path(path)
+    return folder, ZipFiles.open(folder) if is_zip(folder) else LocalFiles(folder)

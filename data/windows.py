@@ -11,17 +11,24 @@ there, before the start as well as beyond the end, so that padding never enters 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg
-from robopolicy.data.frame_cache import FrameCache, FrameReader, default_cache_bytes
+from robopolicy.data.frame_cache import DEFAULT_FILE_BYTES, CacheBudget, FrameTier, default_cache_bytes
+from robopolicy.data.frame_stream import stream_of
+from robopolicy.data.layout import SHARD_FRAMES
+from robopolicy.data.resize import check_image_size
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
+
+if TYPE_CHECKING:
+    from robopolicy.types import Batch
 
 __all__ = ["WindowDataset", "WindowSpec"]
 
@@ -36,6 +43,8 @@ class WindowSpec:
         state: Whether ``state`` is read.
         environment_state: Whether ``environment_state`` is read.
         cameras: Cameras that are read.
+        image_size: (height, width) that colour and depth are resized to, None for the recorded size.
+        depth: Cameras whose depth (``depth/<camera>``, uint16 mm) is read.
     """
 
     observation_horizon: int
@@ -43,6 +52,8 @@ class WindowSpec:
     state: bool = True
     environment_state: bool = True
     cameras: tuple[str, ...] = ()
+    image_size: tuple[int, int] | None = None
+    depth: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.observation_horizon < 1 or self.prediction_horizon < self.observation_horizon:
@@ -53,10 +64,21 @@ class WindowSpec:
                 )
             )
         object.__setattr__(self, "cameras", tuple(self.cameras))
+        object.__setattr__(self, "depth", tuple(self.depth))
+        object.__setattr__(self, "image_size", check_image_size(self.image_size))
+
+    @property
+    def frame_streams(self) -> tuple[str, ...]:
+        """Streams of frames that are read: ``image/front``, ``depth/front`` ..."""
+        return (*(f"image/{c}" for c in self.cameras), *(f"depth/{c}" for c in self.depth))
 
 
 class WindowDataset:
-    """All windows of some episodes. Low-dimensional streams live in RAM; frames are cached within a budget."""
+    """All windows of some episodes. Low-dimensional streams live in RAM; frames come from the tier that fits.
+
+    A batch is filled in two parts, so that loader processes can take over the second: :meth:`gather_low` writes the
+    numbers, and ``frame_tiers[stream].gather(frame_places(indices)[stream], out)`` writes the frames of one stream.
+    """
 
     def __init__(
         self,
@@ -65,16 +87,20 @@ class WindowDataset:
         episodes: Iterable[int] | None = None,
         *,
         cache_bytes: int | None = None,
+        cache_folder: str | Path | None = None,
+        cache_file_bytes: int = DEFAULT_FILE_BYTES,
         decode: JpegDecoder = decode_jpeg,
     ):
         """Index the windows; no frame is read yet.
 
         Args:
-            store: Open for reading.
+            store: Open for reading, or a view of one at another rate.
             spec: Horizons and streams.
             episodes: Indices of the episodes to use, in the order given; all of them when None.
-            cache_bytes: Budget for decoded frames of all cameras together, 0 for none. A camera is cached whole or not
-                at all, in the order of ``spec.cameras``. Default: 4 GiB or half of the free memory.
+            cache_bytes: RAM for the frames of all cameras together, 0 for none; see
+                :mod:`robopolicy.data.frame_cache`. Default: 4 GiB or half of the free memory.
+            cache_folder: Where frames that do not fit into RAM may be kept decoded, as files.
+            cache_file_bytes: Cap of that folder; the files unused for longest give way.
             decode: JPEG decoder, see :mod:`robopolicy.data.torch_jpeg` for another.
 
         Raises:
@@ -82,48 +108,83 @@ class WindowDataset:
             UnknownNameError: a camera that the store lacks.
         """
         self.store, self.spec = store, spec
+        self._files: EpisodeStore = store if isinstance(store, EpisodeStore) else store.source
         chosen = np.arange(store.num_episodes) if episodes is None else np.fromiter(episodes, np.int64)
         self.episodes = chosen.astype(np.int64)
         self._check()
         ends = store.episode_ends
-        starts = np.concatenate([[0], ends[:-1]])[chosen]
-        lengths = ends[chosen] - starts
-        self._episode = np.repeat(self.episodes, lengths)
-        self._start = np.repeat(starts, lengths)
-        self._last = np.repeat(ends[chosen] - 1, lengths)
-        first = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        self._row = np.arange(lengths.sum()) - first + self._start
-        self._place = first - self._start
+        self._starts = np.concatenate([[0], ends[:-1]])[chosen]
+        self._lasts = ends[chosen] - 1
+        self._bounds = np.cumsum(self._lasts + 1 - self._starts)  # windows up to and including each episode
+        self._shift = self._starts - (self._bounds - (self._lasts + 1 - self._starts))  # row minus window
+        self._size = int(self._bounds[-1])
         past = -spec.observation_horizon + 1
         self._observation_offsets = np.arange(past, 1)
         self._action_offsets = np.arange(past, past + spec.prediction_horizon)
         self._low = {name: store.column(name) for name in ("state", "environment_state") if getattr(spec, name)}
         self._action, self._time = store.column("action"), store.column("time_ns")
-        self._language = {e: str(store.info(e)["language"]) for e in self.episodes.tolist()}
-        self._frames: dict[str, FrameReader] = {}
-        self._cached: dict[str, FrameCache] = {}
-        self._plan_cache(default_cache_bytes() if cache_bytes is None else cache_bytes, decode)
+        self._language = [str(store.info(e)["language"]) for e in self.episodes.tolist()]
+        budget = CacheBudget(
+            default_cache_bytes() if cache_bytes is None else cache_bytes,
+            None if cache_folder is None else Path(cache_folder),
+            cache_file_bytes,
+        )
+        self.frame_tiers: dict[str, FrameTier] = {name: self._tier(name, budget, decode) for name in spec.frame_streams}
 
     def __len__(self) -> int:
-        return len(self._row)
+        return self._size
+
+    @property
+    def tiers(self) -> dict[str, str]:
+        """Stream of each camera (``front``; depth as ``depth/front``) -> where its frames come from, in words."""
+        return {name.removeprefix("image/"): tier.label for name, tier in self.frame_tiers.items()}
 
     @property
     def cached_cameras(self) -> tuple[str, ...]:
-        """Cameras whose decoded frames are kept in RAM; the others are decoded at every use."""
-        return tuple(self._cached)
+        """Cameras whose decoded frames are kept; the others are decoded at every use."""
+        return tuple(name for name, tier in self.tiers.items() if tier.startswith("decoded"))
+
+    @property
+    def streaming(self) -> bool:
+        """Whether some frames are read from the disk at every use, so that a local order is worth something."""
+        return "stream" in self.tiers.values()
+
+    @property
+    def frame_bytes(self) -> int:
+        """What all frames of the windows take when they are decoded."""
+        tiers = self.frame_tiers.values()
+        return len(self) * sum(int(np.prod(t.frame)) * np.dtype(t.dtype).itemsize for t in tiers)
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """int64 [K]: first window of each run of windows whose newest frames lie in the same 256 stored ones."""
+        shards = self._newest_rows() // SHARD_FRAMES
+        return np.flatnonzero(np.diff(shards, prepend=-1)).astype(np.int64)
 
     def fill_cache(self) -> None:
         """Decode all cached cameras now instead of during the first epoch."""
-        for cache in self._cached.values():
-            cache.fill()
+        for tier in self.frame_tiers.values():
+            tier.prepare()
 
     def episode_of(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Episode index of each window [B]."""
-        return self._episode[self._valid(indices)]
+        return self.episodes[self._episode(self._valid(indices))]
 
     def language_of(self, indices: NDArray[np.integer]) -> list[str]:
         """Instruction of each window, B of them."""
-        return [self._language[e] for e in self.episode_of(indices).tolist()]
+        return [self._language[e] for e in self._episode(self._valid(indices)).tolist()]
+
+    def array_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Arrays of a batch: name (frames as ``image/front``) -> (shape without B, dtype)."""
+        to, tp, width = self.spec.observation_horizon, self.spec.prediction_horizon, self._action.shape[1]
+        low = {name: ((to, values.shape[1]), values.dtype) for name, values in self._low.items()}
+        layout = {
+            **low,
+            "action": ((tp, width), self._action.dtype),
+            "action_mask": ((tp, width), np.dtype(bool)),
+            "time_ns": ((to,), self._time.dtype),
+        }
+        return layout | {name: ((to, *tier.frame), tier.dtype) for name, tier in self.frame_tiers.items()}
 
     def gather(self, indices: NDArray[np.integer]) -> dict[str, Any]:
         """A batch of windows, by index 0 .. len - 1 in any order.
@@ -133,37 +194,94 @@ class WindowDataset:
 
         Returns:
             ``state`` f32 [B, To, S], ``environment_state`` f32 [B, To, E], ``image`` {camera: uint8 [B, To, H, W, C]},
-            ``action`` f32 [B, Tp, A], ``action_mask`` bool [B, Tp, A], ``time_ns`` int64 [B, To]; the first three
-            as far as the spec asks for them. Fresh arrays that the caller owns.
+            ``depth`` {camera: uint16 [B, To, H, W, 1]}, ``action`` f32 [B, Tp, A], ``action_mask`` bool [B, Tp, A],
+            ``time_ns`` int64 [B, To]; the first four as far as the spec asks for them. Fresh arrays that the caller
+            owns.
 
         Raises:
             ShapeError: an index out of range.
             DataError: a damaged frame, named.
         """
         index = self._valid(indices)
-        row, start, last = self._row[index, None], self._start[index, None], self._last[index, None]
+        out = {name: np.empty((len(index), *shape), dtype) for name, (shape, dtype) in self.array_layout().items()}
+        self.gather_low(index, out)
+        for name, places in self.frame_places(index).items():
+            tier = self.frame_tiers[name]
+            tier.gather(places, out[name].reshape(-1, *tier.frame))
+        return _nested(out)
+
+    def gather_low(self, indices: NDArray[np.integer], out: Mapping[str, NDArray[Any]]) -> None:
+        """Write everything but frames.
+
+        Args:
+            indices: int [B].
+            out: As :meth:`array_layout` says, each [B, ...] and contiguous.
+
+        Raises:
+            ShapeError: an index out of range.
+        """
+        row, start, last = self._rows(self._valid(indices))
         seen = np.maximum(row + self._observation_offsets, start)
         wanted = row + self._action_offsets
-        done = np.clip(wanted, start, last)
-        action = np.take(self._action, done, axis=0)
-        mask = np.broadcast_to((done == wanted)[..., None], action.shape).copy()
-        batch: dict[str, Any] = {name: np.take(values, seen, axis=0) for name, values in self._low.items()}
-        if self.spec.cameras:
-            batch["image"] = self._images(seen, self._place[index, None])
-        return {**batch, "action": action, "action_mask": mask, "time_ns": np.take(self._time, seen)}
+        done = np.minimum(np.maximum(wanted, start), last)
+        for name, values in self._low.items():
+            np.take(values, seen, axis=0, out=out[name], mode="clip")
+        np.take(self._action, done, axis=0, out=out["action"], mode="clip")
+        out["action_mask"][...] = (done == wanted)[..., None]
+        np.take(self._time, seen, out=out["time_ns"], mode="clip")
 
-    def _images(self, rows: NDArray[np.int64], shift: NDArray[np.int64]) -> dict[str, NDArray[np.uint8]]:
-        """Frames at ``rows`` [B, To]; ``shift`` [B, 1] turns a row into a place of the cache."""
-        images = {}
-        for camera in self.spec.cameras:
-            frame = self.store.streams[f"image/{camera}"].shape
-            flat = np.empty((rows.size, *frame), np.uint8)
-            if camera in self._cached:
-                self._cached[camera].gather((rows + shift).ravel(), flat)
-            else:
-                self._frames[camera].gather(rows.ravel(), flat)
-            images[camera] = flat.reshape(*rows.shape, *frame)
-        return images
+    def frame_places(self, indices: NDArray[np.integer]) -> dict[str, NDArray[np.int64]]:
+        """Where the frames of a batch are in their tiers: stream -> int64 [B * To]."""
+        if not self.frame_tiers:
+            return {}
+        index = self._valid(indices)
+        row, start, _ = self._rows(index)
+        seen = np.maximum(row + self._observation_offsets, start)
+        places = (seen - (row - index[:, None])).ravel()  # a window's place is its newest row's
+        rows = self._stored(seen.ravel())
+        return {name: rows if tier.by_row else places for name, tier in self.frame_tiers.items()}
+
+    def to_batch(self, arrays: Mapping[str, NDArray[Any]], indices: NDArray[np.integer]) -> Batch:
+        """Arrays as :meth:`array_layout` names them -> tensors that share their memory."""
+        import torch
+
+        from robopolicy.types import Batch
+
+        language = self.language_of(indices)
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        nested = _nested(tensors)
+        empty = torch.zeros((len(indices), self.spec.observation_horizon, 0))
+        return Batch(
+            state=tensors.get("state", empty),
+            action=tensors["action"],
+            action_mask=tensors["action_mask"],
+            embodiment=self.store.embodiment.hash,
+            image=nested.get("image", {}),
+            depth=nested.get("depth", {}),
+            environment_state=tensors.get("environment_state"),
+            language=language if any(language) else None,
+        )
+
+    def _rows(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(newest row, first and last row of the episode) of each window, each [B, 1]."""
+        episode = self._episode(index)
+        row = index + self._shift[episode]
+        return row[:, None], self._starts[episode, None], self._lasts[episode, None]
+
+    def _newest_rows(self) -> NDArray[np.int64]:
+        """Stored row of the newest observation of every window."""
+        rows = np.arange(self._size) + np.repeat(self._shift, np.diff(self._bounds, prepend=0))
+        return self._stored(rows)
+
+    def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows as readers of the store count them -> rows as they lie in its files, deleted episodes included."""
+        if self._files is not self.store:  # a view at another rate shows frames of its source
+            rows = self.store.source_rows[rows]  # type: ignore[attr-defined]
+        live = self._files.live_rows
+        return rows if live is None else live.stored(rows)
+
+    def _episode(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._bounds, index, side="right")
 
     def _valid(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         index = np.asarray(indices, np.int64)
@@ -187,19 +305,30 @@ class WindowDataset:
                     mend="WindowSpec(environment_state=False), or collect with privileged state",
                 )
             )
-        for camera in self.spec.cameras:
-            if camera not in store.cameras:
-                mend = suggest(camera, store.cameras) or "collect with this camera, or take it out of the recipe"
+        for name in self.spec.frame_streams:
+            if name not in store.streams:
+                kind, _, camera = name.partition("/")
+                known = [s.partition("/")[2] for s in store.streams if s.startswith(f"{kind}/")]
+                mend = suggest(camera, known) or "collect with this camera, or take it out of the recipe"
+                what = "camera" if kind == "image" else "depth camera"
                 raise UnknownNameError(
-                    explain(f"{store.path} has no such camera", given=repr(camera), allowed=store.cameras, mend=mend)
+                    explain(f"{store.path} has no such {what}", given=repr(camera), allowed=known, mend=mend)
                 )
 
-    def _plan_cache(self, budget: int, decode: JpegDecoder) -> None:
-        for camera in self.spec.cameras:
-            reader = self.store.images(camera, decode)
-            frame = self.store.streams[f"image/{camera}"].shape
-            size = len(self) * int(np.prod(frame))
-            self._frames[camera] = reader
-            if size <= budget:
-                self._cached[camera] = FrameCache(reader, self._row, frame)
-                budget -= size
+    def _tier(self, name: str, budget: CacheBudget, decode: JpegDecoder) -> FrameTier:
+        stream = stream_of(self._files, name, decode)
+        frame = (*(self.spec.image_size or stream.native[:2]), stream.native[2])
+        content = {"store": self._files.content_hash, "stream": name}
+        return budget.choose(stream, self._newest_rows(), frame, content)
+
+
+def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """``image/front`` -> ``image: {front: ...}``."""
+    out: dict[str, Any] = {}
+    for name, values in arrays.items():
+        kind, _, camera = name.partition("/")
+        if camera:
+            out.setdefault(kind, {})[camera] = values
+        else:
+            out[name] = values
+    return out

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.codecs import check_jpeg_end
 from robopolicy.data.columns import ColumnTail, read_column
 from robopolicy.data.durable import TEMPORARY_SUFFIX, WriterLock, sync_folders, write_atomically
-from robopolicy.data.episode import Episode
+from robopolicy.data.episode import EncodedFrames, Episode
 from robopolicy.data.layout import (
     ENDS,
     RECORDS,
+    ColumnLayout,
+    ImageLayout,
     column_metadata,
     image_metadata,
     parse_column,
     parse_image,
-    root_metadata,
 )
-from robopolicy.data.shard import ImageTail, encode_frames
-from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, strict_json
+from robopolicy.data.shard import ImageTail, decode_frames, encode_frames
+from robopolicy.data.snapshot import ROOT_FILE, Snapshot, json_bytes, record_bytes, strict_json
 from robopolicy.data.statistics import RowSample, RunningMoments, Statistics, row_keys, sampled_rows
+from robopolicy.data.tombstones import check_tombstones, dead_rows
 from robopolicy.errors import DataError, StorageError, explain
 
-__all__ = ["StoreWriter"]
+__all__ = ["CheckedEpisode", "StoreWriter", "stored_form"]
 
 Tail = ColumnTail | ImageTail
+CheckedEpisode = tuple[Episode, Mapping[str, NDArray[Any] | EncodedFrames]]
+"""An episode and its streams as ``check_episode`` returned them."""
 
 
 class StoreWriter:
@@ -72,38 +77,42 @@ class StoreWriter:
         finally:
             self.lock.release()
 
-    def append(self, episode: Episode, streams: Mapping[str, NDArray[Any]]) -> None:
-        """Commit one checked episode; afterwards ``snapshot`` includes it.
+    def append(self, episodes: Sequence[CheckedEpisode]) -> None:
+        """Commit checked episodes together; afterwards ``snapshot`` includes all of them.
+
+        The store is the same, to the bit, as after appending them one by one.
 
         Raises:
             StorageError: the disk refused, and neither the store nor this writer has changed; or this handle may not
                 write any more.
         """
         self._require_sure()
-        start = self.snapshot.num_steps
-        length = len(streams["time_ns"])
-        tails = dict(self._tails)
-        files: dict[Path, list[bytes]] = {}
-        digest = hashlib.sha256()
-        for name, values in streams.items():
-            tail, written, stored = _extended(tails[f"data/{name}"], values)
-            for part in stored:
-                digest.update(part)
-            tails[f"data/{name}"] = tail
+        start = stop = self.snapshot.num_steps
+        chain = str(self.snapshot.attributes["committed"]["content_hash"])
+        added: dict[str, list[Any]] = {name: [] for name in self._tails}
+        moments = dict(self._moments)
+        for episode, streams in episodes:
+            digest = hashlib.sha256()
+            for name, values in streams.items():
+                stored, hashed = stored_form(self._tails[f"data/{name}"].layout, values)
+                for part in hashed:
+                    digest.update(part)
+                added[f"data/{name}"].append(stored)
+            length = len(streams["time_ns"])
+            stop += length
+            record = self._record(episode, length, digest.hexdigest())
+            chain = hashlib.sha256(chain.encode() + record).hexdigest()
+            added[ENDS].append(np.array([stop], np.int64))
+            added[RECORDS].append(np.frombuffer(record, np.uint8))
+            for name in moments:
+                moments[name] = moments[name].merge(RunningMoments.of(np.asarray(streams[name])))
+        tails, files = dict(self._tails), {}
+        for name, tail in self._tails.items():
+            tails[name], written = _extended(tail, added[name])
             files.update(written)
-        record = self._record(episode, length, digest.hexdigest())
-        ends = np.array([start + length], np.int64)
-        for name, rows in ((ENDS, ends), (RECORDS, np.frombuffer(record, np.uint8))):
-            tails[name], written, _ = _extended(tails[name], rows)
-            files.update(written)
-        moments = {k: m.merge(RunningMoments.of(streams[k])) for k, m in self._moments.items()}
-        sample = self._sample.extended(start, {k: streams[k] for k in moments})
-        chain = self.snapshot.attributes["committed"]["content_hash"]
-        committed = {
-            "num_episodes": self.snapshot.num_episodes + 1,
-            "num_steps": start + length,
-            "content_hash": hashlib.sha256(chain.encode() + record).hexdigest(),
-        }
+        sample = self._sample.extended(start, {name: np.concatenate(added[f"data/{name}"]) for name in moments})
+        count = self.snapshot.num_episodes + len(episodes)
+        committed = {"num_episodes": count, "num_steps": stop, "content_hash": chain}
         self._commit(files, tails, committed, moments, sample)
 
     def recompute_statistics(self) -> None:
@@ -113,6 +122,26 @@ class StoreWriter:
             StorageError, DataError: as when writing and reading.
         """
         self._require_sure()
+        self._rewrite_record(self.snapshot.attributes)
+
+    def set_tombstones(self, episodes: Sequence[int]) -> None:
+        """Hide exactly these stored episodes from readers, and commit statistics of the others.
+
+        Args:
+            episodes: Stored indices in rising order; none shows every episode again.
+
+        Raises:
+            DataError: no such episodes.
+            StorageError: the disk refused, and nothing has changed.
+        """
+        self._require_sure()
+        check_tombstones(list(episodes), self.snapshot.num_episodes)
+        others = {k: v for k, v in self.snapshot.attributes.items() if k != "tombstones"}
+        self._rewrite_record({**others, "tombstones": list(episodes)} if episodes else others)
+
+    def _rewrite_record(self, attributes: dict[str, Any]) -> None:
+        """Commit ``attributes`` with statistics that are made from the data anew; no row is written."""
+        dead = self._dead_rows(attributes.get("tombstones", []))
         moments = {}
         for name in self._moments:
             tail = self._tails[f"data/{name}"]
@@ -120,9 +149,26 @@ class StoreWriter:
             merged = RunningMoments.empty(tail.layout.width[0])
             for start in range(0, tail.layout.rows, tail.layout.chunk_rows):
                 stop = min(start + tail.layout.chunk_rows, tail.layout.rows)
-                merged = merged.merge(RunningMoments.of(read_column(tail.folder, tail.layout, start, stop)))
+                rows = read_column(tail.folder, tail.layout, start, stop)
+                rows = rows if dead is None else rows[~dead[start:stop]]
+                merged = merged.merge(RunningMoments.of(rows)) if len(rows) else merged
             moments[name] = merged
-        self._commit({}, self._tails, self.snapshot.attributes["committed"], moments, self._sample)
+        sample = self._sampled(list(moments), dead)
+        self._commit({}, self._tails, attributes["committed"], moments, sample, attributes)
+
+    def _dead_rows(self, tombstones: Sequence[int]) -> NDArray[np.bool_] | None:
+        if not tombstones:
+            return None
+        tail = self._tails[ENDS]
+        assert isinstance(tail, ColumnTail)
+        return dead_rows(read_column(tail.folder, tail.layout, 0, tail.layout.rows), tombstones)
+
+    def _sampled(self, streams: Sequence[str], dead: NDArray[np.bool_] | None) -> RowSample:
+        """The quantile sample of what is committed, read from the data."""
+        rows = sampled_rows(self.snapshot.num_steps, dead)
+        tails = {name: self._tails[f"data/{name}"] for name in streams}
+        kept = {name: _pick(tail, rows) for name, tail in tails.items() if isinstance(tail, ColumnTail)}
+        return RowSample(row_keys(0, self.snapshot.num_steps)[rows] if len(rows) else row_keys(0, 0), kept)
 
     def _commit(
         self,
@@ -131,6 +177,7 @@ class StoreWriter:
         committed: Mapping[str, Any],
         moments: dict[str, RunningMoments],
         sample: RowSample,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         for file, parts in files.items():
             write_atomically(file, parts)
@@ -139,11 +186,12 @@ class StoreWriter:
         for name, moment in moments.items():
             if moment.count:
                 statistics[name] = {**moment.statistics(sample.rows[name]).to_dict(), "m2": moment.m2.tolist()}
-        attributes = {**self.snapshot.attributes, "committed": dict(committed), "statistics": statistics}
+        base = self.snapshot.attributes if attributes is None else attributes
+        attributes = {**base, "committed": dict(committed), "statistics": statistics}
         arrays = {name: _document(tail) for name, tail in tails.items()}
         self._unsure = True
         try:
-            write_atomically(self.path / ROOT_FILE, [json_bytes(root_metadata(attributes, arrays))])
+            write_atomically(self.path / ROOT_FILE, [record_bytes(attributes, arrays)])
         except StorageError:
             self._unsure = False
             raise
@@ -162,21 +210,18 @@ class StoreWriter:
 
     def _restore(self) -> tuple[dict[str, RunningMoments], RowSample]:
         """Running statistics as they stood at the commit: moments from the record, the sample from the data."""
-        rows = sampled_rows(self.snapshot.num_steps)
         stored = self.snapshot.attributes.get("statistics", {})
-        moments, kept = {}, {}
+        moments = {}
         for name, tail in self._tails.items():
             stream = name.removeprefix("data/")
             if not (name.startswith("data/") and isinstance(tail, ColumnTail) and tail.layout.dtype == "float32"):
                 continue
-            kept[stream] = _pick(tail, rows)
             moments[stream] = RunningMoments.empty(tail.layout.width[0])
             if stream in stored and "m2" in stored[stream]:
                 s = Statistics.from_dict(stored[stream])
                 m2 = np.asarray(stored[stream]["m2"], np.float64)
                 moments[stream] = RunningMoments(s.count, s.min, s.max, s.mean, m2)
-        keys = row_keys(0, self.snapshot.num_steps)[rows] if len(rows) else row_keys(0, 0)
-        return moments, RowSample(keys, kept)
+        return moments, self._sampled(list(moments), self._dead_rows(self.snapshot.tombstones))
 
     @staticmethod
     def _record(episode: Episode, length: int, digest: str) -> bytes:
@@ -209,12 +254,32 @@ def _document(tail: Tail) -> dict[str, Any]:
     return column_metadata(tail.layout) if isinstance(tail, ColumnTail) else image_metadata(tail.layout)
 
 
-def _extended(tail: Tail, values: NDArray[Any]) -> tuple[Tail, dict[Path, list[bytes]], list[bytes]]:
-    """(new tail, files to write, the values as stored bytes for the digest)."""
+def stored_form(
+    layout: ColumnLayout | ImageLayout, values: NDArray[Any] | EncodedFrames
+) -> tuple[NDArray[Any] | list[bytes], list[bytes]]:
+    """(rows or the bytes of each frame, what an episode's SHA-256 is taken of).
+
+    That is the values as they are stored, and the pixels of losslessly compressed frames, because the compressed bytes
+    depend on the compressor's version.
+    """
+    if isinstance(layout, ColumnLayout):
+        assert not isinstance(values, EncodedFrames)
+        return values, [np.ascontiguousarray(values).tobytes()]
+    if isinstance(values, EncodedFrames):
+        if layout.codec == "jpeg":
+            for blob in values.blobs:
+                check_jpeg_end(blob, values.frame)
+            return list(values.blobs), list(values.blobs)
+        values = decode_frames(values)
+    blobs = encode_frames(values, layout.codec)
+    return blobs, encode_frames(values, "raw") if layout.codec == "blosc" else blobs
+
+
+def _extended(tail: Tail, added: list[Any]) -> tuple[Tail, dict[Path, list[bytes]]]:
+    """(new tail, files to write) after the stored forms of several episodes."""
     if isinstance(tail, ColumnTail):
-        return *tail.extended(values), [np.ascontiguousarray(values).tobytes()]
-    blobs = encode_frames(values, tail.layout.codec)
-    return *tail.extended(blobs), blobs
+        return tail.extended(np.concatenate(added) if added else tail.tail[:0])
+    return tail.extended([blob for blobs in added for blob in blobs])
 
 
 def _pick(tail: ColumnTail, rows: NDArray[np.int64]) -> NDArray[Any]:

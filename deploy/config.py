@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.embodiment import Embodiment, load_embodiment
+from robopolicy.errors import EmbodimentError, explain
 from robopolicy.registry import registry
 from robopolicy.schema import build, setting, to_dict
 
-__all__ = ["DaemonConfig", "DeployConfig", "RobotConfig", "read_daemon", "robot_config", "write_daemon"]
+__all__ = [
+    "DaemonConfig",
+    "DeployConfig",
+    "RobotConfig",
+    "read_daemon",
+    "require_drivable",
+    "robot_config",
+    "write_daemon",
+]
 
 DAEMON_FILE = "deploy.json"
 
@@ -66,10 +75,40 @@ class DaemonConfig:
     control: dict[str, Any] = setting("overrides of ControlConfig", default={})
     cameras: tuple[str, ...] = setting("cameras that the policy reads", default=())
 
+    def __post_init__(self) -> None:
+        require_drivable(self.card)
+
     @property
     def card(self) -> Embodiment:
         """The robot's embodiment card."""
         return load_embodiment(self.robot.embodiment)
+
+
+def require_drivable(card: Embodiment) -> None:
+    """Refuse a card that the controller cannot drive: it moves one arm with a known chain and a gripper.
+
+    Raises:
+        EmbodimentError: several arms, no chain, no gripper, no home posture, or actions that are not absolute targets.
+    """
+    arm = card.arms[0] if len(card.arms) == 1 else None
+    wrong = {
+        f"it has {len(card.arms)} arms": arm is None,
+        "its arm has no chain": arm is not None and not arm.chain,
+        "its arm has no gripper": arm is not None and not arm.gripper,
+        "it has no home": not card.home,
+        f"its actions are {card.action_space}, {card.action_reference}": card.action_space
+        not in ("ee_pose", "joint_position")
+        or card.action_reference != "absolute",
+    }
+    if any(wrong.values()):
+        raise EmbodimentError(
+            explain(
+                f"the card '{card.name}' cannot be deployed",
+                given="; ".join(reason for reason, holds in wrong.items() if holds),
+                allowed="one arm with chain, gripper and home, whose actions are absolute targets",
+                mend="give the robot's YAML the card of one such arm (embodiment: NAME), or complete this card",
+            )
+        )
 
 
 def robot_config(name: str) -> RobotConfig:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from robopolicy.deploy.config import DaemonConfig
 from robopolicy.embodiment import Embodiment
+from robopolicy.embodiment_view import find_view, stored_views
 from robopolicy.errors import DeployError, explain
 from robopolicy.protocols import Policy
 from robopolicy.registry import load_target
@@ -37,7 +38,9 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     if Path(name).is_dir():
         from robopolicy.policies import load_policy
 
-        policy = load_policy(name, device=config.deploy.device, weights=config.deploy.weights)
+        several = stored_views(_checkpoint(Path(name)).document("policy")) is not None
+        options = {"device": config.deploy.device, "weights": config.deploy.weights}
+        policy = load_policy(name, embodiment=card if several else None, **options)
     elif name in BASELINES:
         from robopolicy.policies import build_policy as build_baseline
 
@@ -91,6 +94,9 @@ def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
     if not Path(name).is_dir():
         return ()
     stored = _checkpoint(Path(name))
+    views = stored_views(stored.document("policy"))
+    if views is not None:
+        return tuple(views[find_view(views, card, where=f"the policy {name}")].cameras.values())
     trained = Embodiment.from_dict(stored.document("embodiment"))
     card.require_same(trained, mine=f"the robot {card.name}", theirs=f"the policy {name}")
     return tuple(stored.document("policy")["parameters"].get("cameras") or ())

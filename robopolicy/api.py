@@ -31,20 +31,28 @@ def open_dataset(path: str | os.PathLike[str]) -> EpisodeStore:
     return EpisodeStore.open(Path(path))
 
 
-def load_policy(path: str | os.PathLike[str], *, device: str = "auto", weights: str = "ema") -> Policy:
+def load_policy(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    weights: str = "ema",
+    embodiment: str | Embodiment | None = None,
+) -> Policy:
     """Rebuild a trained policy from a run or checkpoint directory, ready for ``act``.
 
     Args:
         path: For example ``runs/pick``.
         device: ``auto`` or a torch device.
         weights: ``ema`` (the averaged ones, to be run) or ``raw``.
+        embodiment: Which robot, for a policy of several; name, content hash or card.
 
     Raises:
+        EmbodimentMismatchError: not trained for that robot, or for several and none is named.
         CheckpointError: none there, incomplete, cut or altered.
     """
     from robopolicy.policies.loading import load_policy as load
 
-    return load(Path(path), device=device, weights=weights)
+    return load(Path(path), device=device, weights=weights, embodiment=embodiment)
 
 
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:

@@ -47,7 +47,7 @@ def evaluate(
     Args:
         policy: See :func:`~robopolicy.subject.find_subject`; a policy object runs in this process, without workers.
         task: Registry name; by default the task it was trained on.
-        embodiment: Name or card; by default the one it was made for.
+        embodiment: Name or card; by default the one it was made for. A policy of several has to be told.
         episodes: Indices of the split.
         split: ``test``, ``val`` or ``train``.
         workers: Processes; results do not depend on it.
@@ -70,7 +70,7 @@ def evaluate(
     from robopolicy.evaluation.report import build_report, check_out, write_report
     from robopolicy.evaluation.sweep import latency_sweep
 
-    subject = policy if isinstance(policy, Subject) else find_subject(policy)
+    subject = (policy if isinstance(policy, Subject) else find_subject(policy)).of(embodiment)
     task, card = _task_of(subject, task), _card_of(subject, embodiment)
     indices = sorted(set(episodes))
     points = _latencies(latency_ms)
@@ -108,22 +108,38 @@ class ValidationRollout:
 
     task: str
     episodes: int = 20
-    _env: Any = field(default=None, repr=False)
+    _envs: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, policy: Policy, step: int) -> dict[str, float]:
-        """Success rate and mean length; the same episodes every time."""
+        """Success rate and mean length; the same episodes every time.
+
+        Of a policy of several robots: for each that the data have for this task, ``rollout_success/<embodiment>``.
+        """
+        bind = getattr(policy, "bind", None)
+        if bind is None:
+            return self._of(policy)
+        found: dict[str, float] = {}
+        for view in getattr(policy, "views", ()):
+            if view.task == self.task:
+                own = self._of(bind(view.embodiment))
+                found |= {f"{key}/{view.embodiment.name}": value for key, value in own.items()}
+        return found
+
+    def _of(self, policy: Policy) -> dict[str, float]:
         import torch
 
         from robopolicy.sim.env import Env
         from robopolicy.sim.episode import run_episode
 
-        if self._env is None:
-            self._env = Env(self.task, policy.spec.embodiment, split="val")
+        card = policy.spec.embodiment
+        if card.hash not in self._envs:
+            self._envs[card.hash] = Env(self.task, card, split="val")
+        env = self._envs[card.hash]
         # One observation at a time is too little work to share: further threads would only wait for each other.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            results = [run_episode(self._env, policy, split="val", index=i) for i in range(self.episodes)]
+            results = [run_episode(env, policy, split="val", index=i) for i in range(self.episodes)]
         finally:
             torch.set_num_threads(threads)
         succeeded = sum(r.success_at_end for r in results)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -135,7 +136,7 @@ def save(
             contents = to_bytes({k: t.detach().cpu().contiguous() for k, t in group.items()})
             files[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", contents)
         for name, document in documents.items():
-            files[f"{name}.json"] = _write(temporary / f"{name}.json", _json(document))
+            files[f"{name}.json"] = _write(temporary / f"{name}.json", _json(_unbounded(document)))
         manifest = {"format": FORMAT, **(header or {}), "files": files}
         _write(temporary / MANIFEST, _json(manifest))
         _sync_folder(temporary)
@@ -292,6 +293,17 @@ def _manifest(path: Path) -> dict[str, Any]:
             explain(f"{path} has a newer format", given=version, allowed=f"<= {FORMAT}", mend="upgrade robopolicy")
         )
     return manifest
+
+
+def _unbounded(value: Any) -> Any:
+    """Infinite limits of an embodiment card as the text that :meth:`Embodiment.from_dict` reads; JSON has no number."""
+    if isinstance(value, Mapping):
+        return {k: _unbounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unbounded(v) for v in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _json(content: Any) -> bytes:

@@ -12,10 +12,12 @@ in one voice. Hydra is imported on the first call.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 import typing
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -124,9 +126,13 @@ def _hydra(name: str, chosen: list[str]) -> tuple[DictConfig, Mapping[str, str]]
     if not any((root / f"{name}.yaml").is_file() for root in roots):
         known = sorted({p.stem for root in roots for p in root.glob("*.yaml")})
         raise ConfigError(explain("no such configuration", given=name, allowed=known, mend=suggest(name, known)))
-    extra = ", ".join("'" + str(root).replace("'", "\\'") + "'" for root in roots[1:])
     try:
-        with warnings.catch_warnings(), initialize_config_dir(str(roots[0]), version_base="1.3"):
+        with (
+            warnings.catch_warnings(),
+            _primary(name, roots) as first,
+            initialize_config_dir(first, version_base="1.3"),
+        ):
+            extra = ", ".join("'" + str(root).replace("'", "\\'") + "'" for root in roots if str(root) != first)
             warnings.simplefilter("ignore")
             searched = [f"hydra.searchpath=[{extra}]"] if extra else []
             config = hydra_compose(name, overrides=[*searched, *chosen], return_hydra_config=True)
@@ -137,7 +143,26 @@ def _hydra(name: str, chosen: list[str]) -> tuple[DictConfig, Mapping[str, str]]
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     del config["hydra"]
+    for folder in name.split("/")[:-1]:  # Hydra puts a configuration from a folder below the folder's name
+        config = config.get(folder, config)
     return config, {k: v for k, v in choices.items() if not k.startswith("hydra/")}
+
+
+@contextlib.contextmanager
+def _primary(name: str, roots: Sequence[Path]) -> Iterator[str]:
+    """The folder that Hydra starts from. Hydra wants the root configuration in the very first folder that it searches;
+    where a user's own folder has none of that name, a copy is put before it, so that the own folder still comes before
+    the packaged one in everything else.
+    """
+    if (roots[0] / f"{name}.yaml").is_file():
+        yield str(roots[0])
+        return
+    found = next(path for root in roots if (path := root / f"{name}.yaml").is_file())
+    with tempfile.TemporaryDirectory(prefix="robopolicy-config-") as folder:
+        copy = Path(folder) / f"{name}.yaml"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(found.read_bytes())
+        yield folder
 
 
 def _roots() -> list[Path]:

@@ -2,6 +2,10 @@
 
 Vectors are packed and unpacked **by channel name only**; nothing in the project indexes an action by a literal number.
 The content hash of a card travels in every dataset and checkpoint, and a mismatch is refused with both sides named.
+
+A card has any number of arms. The channels of a single arm have plain names (``joint1``, ``gripper``,
+``ee_position.x``); with several arms those of an arm begin with its name and a dot (``left.joint1``,
+``left.ee_position.x``). A card without joints describes a dataset whose robot is not known well enough to be driven.
 """
 
 from __future__ import annotations
@@ -19,167 +23,29 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from robopolicy.channels import Channel, ChannelGroup
 from robopolicy.errors import EmbodimentError, EmbodimentMismatchError, explain, suggest
 from robopolicy.registry import registry
+from robopolicy.robot_parts import EE_CHANNELS, Arm, Camera, ChainLink
 
-__all__ = ["ACTION_SPACES", "Camera", "ChainLink", "Channel", "ChannelGroup", "Embodiment", "load_embodiment"]
+__all__ = [
+    "ACTION_REFERENCES",
+    "ACTION_SPACES",
+    "EE_CHANNELS",
+    "STATE_SPACES",
+    "Arm",
+    "Camera",
+    "ChainLink",
+    "Channel",
+    "ChannelGroup",
+    "Embodiment",
+    "load_embodiment",
+]
 
-ACTION_SPACES = ("joint_position", "joint_delta", "ee_pose", "ee_delta")
-EE_CHANNELS = (*(f"ee_position.{a}" for a in "xyz"), *(f"ee_rotation.{i}" for i in range(6)))
-"""TCP pose in the robot's base frame: metres, then the first two columns of the rotation matrix."""
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One named scalar.
-
-    Attributes:
-        name: Unique within its group.
-        unit: ``rad``, ``m``, ``normalised`` ...
-        lower, upper: Admissible range in ``unit``.
-        max_velocity: ``unit``/s.
-        max_acceleration: ``unit``/s^2.
-        max_jerk: ``unit``/s^3.
-    """
-
-    name: str
-    unit: str
-    lower: float
-    upper: float
-    max_velocity: float = float("inf")
-    max_acceleration: float = float("inf")
-    max_jerk: float = float("inf")
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper):
-            raise EmbodimentError(explain(f"channel '{self.name}' needs lower < upper", given=(self.lower, self.upper)))
-        for limit in ("max_velocity", "max_acceleration", "max_jerk"):
-            if not getattr(self, limit) > 0:
-                raise EmbodimentError(explain(f"channel '{self.name}' needs {limit} > 0", given=getattr(self, limit)))
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """An ordered set of channels; the only translator between names and positions in a vector."""
-
-    channels: tuple[Channel, ...]
-
-    def __len__(self) -> int:
-        return len(self.channels)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Channel names in vector order."""
-        return tuple(c.name for c in self.channels)
-
-    @cached_property
-    def lower(self) -> NDArray[np.float64]:
-        """[n] lower bounds."""
-        return np.array([c.lower for c in self.channels])
-
-    @cached_property
-    def upper(self) -> NDArray[np.float64]:
-        """[n] upper bounds."""
-        return np.array([c.upper for c in self.channels])
-
-    def limit(self, kind: str) -> NDArray[np.float64]:
-        """[n] of ``max_velocity``, ``max_acceleration`` or ``max_jerk``."""
-        return np.array([getattr(c, kind) for c in self.channels], dtype=float)
-
-    def index(self, name: str) -> int:
-        """Position of ``name``.
-
-        Raises:
-            EmbodimentError: no such channel.
-        """
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise EmbodimentError(
-                explain("no such channel", given=repr(name), allowed=self.names, mend=suggest(name, self.names))
-            ) from None
-
-    def select(self, prefix: str) -> NDArray[np.intp]:
-        """Positions of all channels named ``prefix`` or ``prefix.*``, in vector order."""
-        found = [i for i, n in enumerate(self.names) if n == prefix or n.startswith(prefix + ".")]
-        if not found:
-            raise EmbodimentError(explain("no channel with that prefix", given=repr(prefix), allowed=self.names))
-        return np.array(found)
-
-    def pack(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
-        """Named scalars (or arrays of one shape ``[...]``) -> ``[..., n]``, in any order of the mapping.
-
-        Raises:
-            EmbodimentError: a channel is missing or unknown.
-        """
-        missing, unknown = set(self.names) - set(values), set(values) - set(self.names)
-        if missing or unknown:
-            raise EmbodimentError(
-                explain(
-                    f"cannot pack: missing {sorted(missing)}, unknown {sorted(unknown)}",
-                    allowed=self.names,
-                    mend="; ".join(filter(None, (suggest(n, self.names) for n in sorted(unknown)))) or None,
-                )
-            )
-        return np.stack([np.asarray(values[n], dtype=float) for n in self.names], axis=-1)
-
-    def unpack(self, vector: Any) -> dict[str, NDArray[np.float64]]:
-        """``[..., n]`` -> named arrays ``[...]``.
-
-        Raises:
-            EmbodimentError: wrong width.
-        """
-        vector = np.asarray(vector, dtype=float)
-        if vector.ndim == 0 or vector.shape[-1] != len(self):
-            raise EmbodimentError(
-                explain("vector of the wrong width", given=vector.shape, allowed=f"[..., {len(self)}]: {self.names}")
-            )
-        return {n: vector[..., i] for i, n in enumerate(self.names)}
-
-
-@dataclass(frozen=True)
-class ChainLink:
-    """Fixed transform from the previous joint's frame, then one revolute joint about ``axis``.
-
-    Attributes:
-        joint: Channel name of the joint.
-        position_m: [3] in the parent frame.
-        quaternion: [4] wxyz in the parent frame.
-        axis: [3] unit vector in the joint's own frame.
-    """
-
-    joint: str
-    position_m: tuple[float, float, float]
-    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    axis: tuple[float, float, float] = (0.0, 0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera; the view axis is -z, x to the right, y up (OpenGL).
-
-    Attributes:
-        name: Slot name, such as ``front`` or ``wrist``.
-        width, height: Pixels.
-        fovy_deg: Vertical field of view.
-        mount: ``world`` (robot base frame) or ``tcp``.
-        position_m: [3] in the mount frame.
-        quaternion: [4] wxyz in the mount frame.
-    """
-
-    name: str
-    width: int
-    height: int
-    fovy_deg: float
-    mount: str
-    position_m: tuple[float, float, float]
-    quaternion: tuple[float, float, float, float]
-
-    @property
-    def intrinsics(self) -> NDArray[np.float64]:
-        """[3, 3] matrix K in pixels, square pixels, principal point in the centre."""
-        focal = 0.5 * self.height / np.tan(np.deg2rad(self.fovy_deg) / 2)
-        return np.array([[focal, 0, self.width / 2], [0, focal, self.height / 2], [0, 0, 1.0]])
+ACTION_SPACES = ("joint_position", "joint_delta", "ee_pose", "ee_delta", "custom")
+STATE_SPACES = ("joint_position", "ee_pose", "custom")
+ACTION_REFERENCES = ("absolute", "delta", "normalised")
+"""``absolute`` targets, ``delta`` from the measured state of the row, or ``normalised`` by a rule that is not known."""
 
 
 @dataclass(frozen=True)
@@ -192,15 +58,16 @@ class Embodiment:
         action_space: One of :data:`ACTION_SPACES`.
         control_hz: Rate of policy actions.
         setpoint_hz: Rate of setpoints to the robot; an integer multiple of ``control_hz``.
-        joints: Command channels: arm joints in chain order, then the gripper (0 closed, 1 open).
-        gripper: Name of the gripper channel.
-        gripper_width_m: Opening between the fingertips at gripper = 1.
-        chain: Kinematic chain from base to flange.
-        tcp: (position_m, quaternion wxyz) of the tool centre point in the last joint's frame.
-        workspace: (lower_m [3], upper_m [3]) box that the TCP never leaves, base frame.
-        home: Joint name -> position at episode start.
+        joints: Command channels in vector order; empty for a card that only describes data.
+        arms: What the joints belong to; joints of no arm are torso, head or base.
+        home: Joint name -> position at episode start; empty when there is none.
         cameras: Camera slots.
         sensors: Names of further sensors (force, touch).
+        state_space: One of :data:`STATE_SPACES`: which channels are the measured proprioception.
+        custom_state: Channels of ``state`` where ``state_space`` is ``custom``.
+        custom_action: Channels of ``action`` where ``action_space`` is ``custom``.
+        action_reference: One of :data:`ACTION_REFERENCES`; anything but ``absolute`` cannot be driven.
+        slots: Channel -> semantic slot where the card's structure does not tell it, see :mod:`robopolicy.slots`.
     """
 
     name: str
@@ -209,53 +76,147 @@ class Embodiment:
     control_hz: float
     setpoint_hz: float
     joints: ChannelGroup
-    gripper: str
-    gripper_width_m: float
-    chain: tuple[ChainLink, ...]
-    tcp: tuple[tuple[float, ...], tuple[float, ...]]
-    workspace: tuple[tuple[float, ...], tuple[float, ...]]
+    arms: tuple[Arm, ...]
     home: Mapping[str, float]
     cameras: tuple[Camera, ...] = ()
     sensors: tuple[str, ...] = ()
+    state_space: str = "ee_pose"
+    custom_state: ChannelGroup | None = None
+    custom_action: ChannelGroup | None = None
+    action_reference: str = "absolute"
+    slots: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.action_space not in ACTION_SPACES:
-            raise EmbodimentError(explain("unknown action_space", given=self.action_space, allowed=ACTION_SPACES))
+        for kind, allowed in (
+            ("action_space", ACTION_SPACES),
+            ("state_space", STATE_SPACES),
+            ("action_reference", ACTION_REFERENCES),
+        ):
+            if getattr(self, kind) not in allowed:
+                raise EmbodimentError(explain(f"unknown {kind}", given=getattr(self, kind), allowed=allowed))
         ratio = self.setpoint_hz / self.control_hz
         if abs(ratio - round(ratio)) > 1e-9 or ratio < 1:
             raise EmbodimentError(
                 explain("setpoint_hz / control_hz must be an integer", given=f"{self.setpoint_hz} / {self.control_hz}")
             )
-        if [link.joint for link in self.chain] != [n for n in self.joints.names if n != self.gripper]:
-            raise EmbodimentError(explain("the chain must list the arm joints in order", given=self.chain))
-        self.joints.pack(self.home)
+        self._check_arms()
+        if self.home:
+            self.joints.pack(self.home)
+        for kind in ("state", "action"):
+            if (getattr(self, f"{kind}_space") == "custom") != (getattr(self, f"custom_{kind}") is not None):
+                raise EmbodimentError(
+                    explain(f"{kind}_space 'custom' and a list of {kind} channels belong together", given=self.name)
+                )
+
+    def _check_arms(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names) or (len(names) > 1 and "" in names):
+            raise EmbodimentError(explain("several arms need a name each", given=names))
+        for arm in self.arms:
+            chain = [link.joint for link in arm.chain]
+            held = [n for n in self.joints.names if n in chain]
+            if held != chain:
+                raise EmbodimentError(explain("the chain must list the arm joints in order", given=chain))
+            unknown = [n for n in arm.end_effector if n not in self.joints.names]
+            if unknown:
+                raise EmbodimentError(
+                    explain(f"gripper or hand of arm '{arm.name}' is not among the joints", given=unknown)
+                )
+        if len(self.arms) == 1 and self.arms[0].chain and not self.arms[0].name:
+            arm = self.arms[0]
+            moved = [n for n in self.joints.names if n not in arm.end_effector]
+            if [link.joint for link in arm.chain] != moved:
+                raise EmbodimentError(explain("the chain must list the arm joints in order", given=arm.chain))
 
     @cached_property
     def action(self) -> ChannelGroup:
         """Channels of the policy's action, derived from ``action_space``."""
-        gripper = self.joints.channels[self.joints.index(self.gripper)]
-        if self.action_space == "ee_pose":
-            return ChannelGroup((*self._ee_channels, gripper))
-        if self.action_space == "joint_position":
-            return self.joints
-        raise EmbodimentError(
-            explain(
-                f"action_space '{self.action_space}' has no channels yet",
-                allowed=("ee_pose", "joint_position"),
-                mend="store absolute targets",
+        if self.action_space in ("joint_delta", "ee_delta"):
+            raise EmbodimentError(
+                explain(
+                    f"action_space '{self.action_space}' has no channels yet",
+                    allowed=("ee_pose", "joint_position", "custom"),
+                    mend="store absolute targets",
+                )
             )
-        )
+        return self._space(self.action_space, self.custom_action)
 
     @cached_property
     def state(self) -> ChannelGroup:
-        """Channels of measured proprioception: TCP pose and gripper opening."""
-        return ChannelGroup((*self._ee_channels, self.joints.channels[self.joints.index(self.gripper)]))
+        """Channels of measured proprioception, derived from ``state_space``."""
+        return self._space(self.state_space, self.custom_state)
+
+    def _space(self, space: str, custom: ChannelGroup | None) -> ChannelGroup:
+        if custom is not None:
+            return custom
+        if space == "joint_position":
+            return self.joints
+        ends = [self.joints.channels[self.joints.index(n)] for arm in self.arms for n in arm.end_effector]
+        chained = {link.joint for arm in self.arms for link in arm.chain}
+        ended = {c.name for c in ends}
+        rest = [c for c in self.joints.channels if c.name not in chained | ended] if len(self.arms) != 1 else []
+        channels: list[Channel] = []
+        for arm in self.arms:
+            channels += [*arm.pose_channels, *(c for c in ends if c.name in arm.end_effector)]
+        return ChannelGroup((*channels, *rest))
+
+    def arm(self, name: str = "") -> Arm:
+        """The arm of that name; the only one when no name is given.
+
+        Raises:
+            EmbodimentError: no such arm, or a name is needed.
+        """
+        names = [arm.name for arm in self.arms]
+        if not name and len(self.arms) == 1:
+            return self.arms[0]
+        if name not in names or not name:
+            mend = suggest(name, names) if name else "name one, or use a card with a single arm"
+            raise EmbodimentError(
+                explain(f"'{self.name}' has {len(names)} arms", given=repr(name), allowed=names, mend=mend)
+            )
+        return self.arms[names.index(name)]
+
+    def single_arm(self, name: str = "") -> Embodiment:
+        """The card of one arm alone, with pose channels of plain names; joints keep theirs."""
+        arm = self.arm(name)
+        wanted = {link.joint for link in arm.chain} | set(arm.end_effector)
+        joints = ChannelGroup(tuple(c for c in self.joints.channels if c.name in wanted))
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}:{arm.name}" if arm.name else self.name,
+            joints=joints,
+            arms=(dataclasses.replace(arm, name=""),),
+            home={n: self.home[n] for n in joints.names} if self.home else {},
+            action_space="ee_pose",
+            state_space="ee_pose",
+            custom_state=None,
+            custom_action=None,
+        )
 
     @property
-    def _ee_channels(self) -> tuple[Channel, ...]:
-        bounds = [*zip(*self.workspace, strict=True), *[(-1.0, 1.0)] * 6]
-        units = ["m"] * 3 + ["rotation_6d"] * 6
-        return tuple(Channel(n, u, lo, hi) for n, u, (lo, hi) in zip(EE_CHANNELS, units, bounds, strict=True))
+    def chain(self) -> tuple[ChainLink, ...]:
+        """Kinematic chain of the only arm."""
+        return self.arm().chain
+
+    @property
+    def tcp(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(position_m, quaternion wxyz) of the only arm's tool centre point in its last joint's frame."""
+        return self.arm().tcp
+
+    @property
+    def workspace(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(lower_m, upper_m) of the only arm."""
+        return self.arm().workspace
+
+    @property
+    def gripper(self) -> str:
+        """Name of the only arm's gripper channel."""
+        return self.arm().gripper
+
+    @property
+    def gripper_width_m(self) -> float:
+        """Opening of the only arm's gripper at 1."""
+        return self.arm().gripper_width_m
 
     @cached_property
     def home_position(self) -> NDArray[np.float64]:
@@ -296,23 +257,35 @@ class Embodiment:
 
     def to_dict(self) -> dict[str, Any]:
         """The card as plain lists, dicts and numbers; :meth:`from_dict` inverts it."""
-        position, quaternion = self.tcp
-        lower, upper = self.workspace
-        return {
+        card: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
             "action_space": self.action_space,
             "control_hz": float(self.control_hz),
             "setpoint_hz": float(self.setpoint_hz),
-            "joints": [dataclasses.asdict(c) for c in self.joints.channels],
-            "gripper": {"channel": self.gripper, "width_m": float(self.gripper_width_m)},
-            "chain": [_plain(dataclasses.asdict(link)) for link in self.chain],
-            "tcp": {"position_m": list(position), "quaternion": list(quaternion)},
-            "workspace": {"lower_m": list(lower), "upper_m": list(upper)},
-            "home": {n: float(self.home[n]) for n in self.joints.names},
+            "joints": [_channel(c) for c in self.joints.channels],
+        }
+        if [arm.name for arm in self.arms] == [""] and not self.arms[0].hand:
+            card |= _arm_to_dict(self.arms[0])
+        else:
+            card["arms"] = [{"name": a.name, **_arm_to_dict(a), "hand": list(a.hand)} for a in self.arms]
+        card |= {
+            "home": {n: float(self.home[n]) for n in self.joints.names if self.home},
             "cameras": [_plain(dataclasses.asdict(c)) for c in self.cameras],
             "sensors": list(self.sensors),
         }
+        # Written only where they differ from the default, so that the hash of a card does not depend on these options.
+        if self.state_space != "ee_pose":
+            card["state_space"] = self.state_space
+        if self.action_reference != "absolute":
+            card["action_reference"] = self.action_reference
+        if self.slots:
+            card["slots"] = dict(self.slots)
+        for key in ("custom_state", "custom_action"):
+            group = getattr(self, key)
+            if group is not None:
+                card[key] = [_channel(c) for c in group.channels]
+        return card
 
     @classmethod
     def from_dict(cls, card: Mapping[str, Any]) -> Embodiment:
@@ -322,22 +295,26 @@ class Embodiment:
             EmbodimentError: a missing, unknown or contradictory entry.
         """
         card = {k: v for k, v in card.items() if k not in ("target", "simulation")}
+        groups: dict[str, Any] = {
+            k: _group(card.pop(k)) for k in ("custom_state", "custom_action") if card.get(k) is not None
+        }
         try:
+            if "arms" in card:
+                arms = tuple(_arm(dict(entry)) for entry in card.pop("arms"))
+            else:
+                arms = (_arm({k: card.pop(k) for k in ("gripper", "chain", "tcp", "workspace")}),)
             return cls(
                 name=card.pop("name"),
                 description=card.pop("description", ""),
                 action_space=card.pop("action_space"),
                 control_hz=float(card.pop("control_hz")),
                 setpoint_hz=float(card.pop("setpoint_hz")),
-                joints=ChannelGroup(tuple(Channel(**c) for c in card.pop("joints"))),
-                gripper=card["gripper"]["channel"],
-                gripper_width_m=float(card.pop("gripper")["width_m"]),
-                chain=tuple(ChainLink(**_tuples(link)) for link in card.pop("chain")),
-                tcp=_pair(card.pop("tcp"), "position_m", "quaternion"),
-                workspace=_pair(card.pop("workspace"), "lower_m", "upper_m"),
-                home=dict(card.pop("home")),
+                joints=_group(card.pop("joints")),
+                arms=arms,
+                home={k: float(v) for k, v in card.pop("home").items()},
                 cameras=tuple(Camera(**_tuples(c)) for c in card.pop("cameras", [])),
                 sensors=tuple(card.pop("sensors", [])),
+                **groups,
                 **card,
             )
         except KeyError as error:
@@ -365,7 +342,7 @@ class Embodiment:
         if self.hash == other.hash:
             return
         a, b = self.to_dict(), other.to_dict()
-        differ = [k for k in a if k != "description" and a[k] != b[k]]
+        differ = sorted(k for k in a.keys() | b.keys() if k != "description" and a.get(k) != b.get(k))
         raise EmbodimentMismatchError(
             explain(
                 f"{mine} is for '{self.name}' ({self.hash}), {theirs} is for '{other.name}' ({other.hash}); "
@@ -388,6 +365,42 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
     return Embodiment.from_dict(registry("embodiment").config(str(name_or_path)))
 
 
+def _channel(channel: Channel) -> dict[str, Any]:
+    entry = dataclasses.asdict(channel)
+    return {k: float(v) if isinstance(v, (int, float)) else v for k, v in entry.items()}
+
+
+def _group(entries: Sequence[Mapping[str, Any]]) -> ChannelGroup:
+    infinite = ("Infinity", "-Infinity")  # how a limit that is none is written in JSON
+    plain: list[dict[str, Any]] = [{k: float(v) if v in infinite else v for k, v in entry.items()} for entry in entries]
+    return ChannelGroup(tuple(Channel(**c) for c in plain))
+
+
+def _arm_to_dict(arm: Arm) -> dict[str, Any]:
+    position, quaternion = arm.tcp
+    lower, upper = arm.workspace
+    return {
+        "gripper": {"channel": arm.gripper, "width_m": float(arm.gripper_width_m)},
+        "chain": [_plain(dataclasses.asdict(link)) for link in arm.chain],
+        "tcp": {"position_m": _floats(position), "quaternion": _floats(quaternion)},
+        "workspace": {"lower_m": _floats(lower), "upper_m": _floats(upper)},
+    }
+
+
+def _arm(entry: Mapping[str, Any]) -> Arm:
+    """One arm of a card; an entry of ``arms`` may leave out what is not known."""
+    gripper, default = entry.get("gripper") or {}, Arm()
+    return Arm(
+        name=entry.get("name", ""),
+        chain=tuple(ChainLink(**_tuples(link)) for link in entry.get("chain", [])),
+        tcp=_pair(entry["tcp"], "position_m", "quaternion") if entry.get("tcp") else default.tcp,
+        workspace=_pair(entry["workspace"], "lower_m", "upper_m") if entry.get("workspace") else default.workspace,
+        gripper=gripper.get("channel", ""),
+        gripper_width_m=float(gripper.get("width_m", 0.0)),
+        hand=tuple(entry.get("hand", ())),
+    )
+
+
 def _pair(entry: Mapping[str, Sequence[float]], first: str, second: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(float(x) for x in entry[first]), tuple(float(x) for x in entry[second])
 
@@ -397,4 +410,9 @@ def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in entry.items()}
+    return {k: _floats(v) if isinstance(v, tuple) else v for k, v in entry.items()}
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    """One form for 1 and 1.0, so that a card written by hand keeps its hash when it is stored."""
+    return [float(v) for v in values]

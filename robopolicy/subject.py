@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from robopolicy.registry import registry
 
 if TYPE_CHECKING:
     from robopolicy.embodiment import Embodiment
+    from robopolicy.embodiment_view import EmbodimentView
     from robopolicy.protocols import Policy
     from robopolicy.sim.env import Env
 
@@ -30,17 +31,20 @@ class CheckpointPolicy:
         path: Checkpoint directory.
         device: ``auto`` or a torch device.
         weights: ``ema`` or ``raw``.
+        several: Whether it serves several robots, so that it has to be told which.
     """
 
     path: str
     device: str = "auto"
     weights: str = "ema"
+    several: bool = False
 
     def __call__(self, env: Env) -> Policy:
         """Load it; the environment's embodiment is compared by whoever runs the episode."""
         from robopolicy.policies.loading import load_policy
 
-        return load_policy(self.path, device=self.device, weights=self.weights)
+        card = env.embodiment if self.several else None
+        return load_policy(self.path, device=self.device, weights=self.weights, embodiment=card)
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,12 @@ class Subject:
     Attributes:
         name: Policy family or baseline.
         factory: Builds the policy for an environment.
-        embodiment: Card it was made for, None for a baseline, which fits any.
+        embodiment: Card it was made for, None for a baseline, which fits any, and for a policy of several robots.
         task: Task it was trained on, None if unknown.
         checkpoint: Folder of the weights, None for a baseline.
         checkpoint_hash: Content hash of the checkpoint.
         seeds: Named seeds of its training.
+        views: Of a policy of several robots.
     """
 
     name: str
@@ -100,6 +105,20 @@ class Subject:
     checkpoint: str | None = None
     checkpoint_hash: str | None = None
     seeds: Mapping[str, int] = field(default_factory=dict)
+    views: tuple[EmbodimentView, ...] = ()
+
+    def of(self, embodiment: str | Embodiment | None) -> Subject:
+        """Itself, or, of a policy of several robots, what it is for the robot named.
+
+        Raises:
+            EmbodimentMismatchError: not among its robots, or none is named; those that are, are named.
+        """
+        if not self.views:
+            return self
+        from robopolicy.embodiment_view import find_view
+
+        view = self.views[find_view(self.views, embodiment, where=f"the policy {self.checkpoint or self.name}")]
+        return replace(self, embodiment=view.embodiment, task=view.task or None, views=())
 
 
 def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema") -> Subject:
@@ -130,17 +149,20 @@ def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", we
 def _checkpoint_subject(path: Path, device: str, weights: str) -> Subject:
     from robopolicy import checkpoint
     from robopolicy.embodiment import Embodiment
+    from robopolicy.embodiment_view import stored_views
 
     stored = checkpoint.load(checkpoint.find(path))
+    views = stored_views(stored.document("policy"))
     recipe, trainer = stored.documents.get("recipe", {}), stored.documents.get("trainer", {})
     stage = recipe.get("stages", {}).get(trainer.get("stage"), {})
     digest = hashlib.sha256((stored.path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
     return Subject(
         name=stage.get("policy", "policy"),
-        factory=CheckpointPolicy(str(stored.path), device, weights),
-        embodiment=Embodiment.from_dict(stored.document("embodiment")),
+        factory=CheckpointPolicy(str(stored.path), device, weights, several=views is not None),
+        embodiment=Embodiment.from_dict(stored.document("embodiment")) if views is None else None,
         task=stored.documents.get("data", {}).get("task") or None,
         checkpoint=str(stored.path),
         checkpoint_hash=digest,
         seeds={"train": recipe["seed"]} if "seed" in recipe else {},
+        views=tuple(views or ()),
     )

@@ -8,15 +8,22 @@ channels, ``J`` command channels of the robot (arm joints, then gripper), ``N`` 
 key                    dtype, shape           meaning
 =====================  =====================  ==============================================================
 image[cam]             uint8 [B, To, H, W, C] RGB, row 0 at the top, stored as captured, never normalised
+depth[cam]             uint16 [B, To, H, W, 1] distance in mm, 0 where unknown
 state                  f32 [B, To, S]         measured proprioception, physical units (m, rotation 6-D, gripper 0..1)
 environment_state      f32 [B, To, E]         privileged object state (simulation only); absent on image recipes
 action                 f32 [B, Tp, A]         commanded action, physical units, absolute
 action_mask            bool [B, Tp, A]        True where the value counts; False for padding and absent channels
 language               list[str] of B         instruction
 goal                   f32 [B, G]             goal vector of goal-conditioned policies
+embodiment_index       int64 [B]              which embodiment of a mixture; None for data of one robot
+state_mask             bool [B, S]            slots that the robot has; None for data of one robot
+image_mask[cam]        bool [B]               False where the robot has no such camera; {} for data of one robot
 embodiment             str                    content hash of the embodiment card
 time_ns                int64 [B, To]          capture time of each observation row
 =====================  =====================  ==============================================================
+
+In a batch of a mixture ``state`` and ``action`` are slots (:mod:`robopolicy.slots`) in each robot's own range, 0 where
+absent, and ``environment_state`` is normalised likewise; see :mod:`robopolicy.embodiment_view`.
 
 Time alignment, one rule everywhere: ``action[t]`` is decided from ``observation[t]`` and is the target to be **reached
 at the end** of control step t, that is at ``time[t] + 1 / control_hz``. A window anchored at step t holds observation
@@ -172,6 +179,10 @@ class Batch:
     environment_state: torch.Tensor | None = None
     language: list[str] | None = None
     goal: torch.Tensor | None = None
+    embodiment_index: torch.Tensor | None = None
+    state_mask: torch.Tensor | None = None
+    image_mask: dict[str, torch.Tensor] = field(default_factory=dict)
+    depth: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: Any) -> Batch:
         """A copy with every tensor on ``device``."""
@@ -184,6 +195,10 @@ class Batch:
             environment_state=None if self.environment_state is None else self.environment_state.to(device),
             language=self.language,
             goal=None if self.goal is None else self.goal.to(device),
+            embodiment_index=None if self.embodiment_index is None else self.embodiment_index.to(device),
+            state_mask=None if self.state_mask is None else self.state_mask.to(device),
+            image_mask={name: mask.to(device) for name, mask in self.image_mask.items()},
+            depth={name: tensor.to(device) for name, tensor in self.depth.items()},
         )
 
 
@@ -193,8 +208,10 @@ class Losses:
 
     Attributes:
         total: Scalar tensor that is differentiated.
-        parts: Named scalars for the log, detached.
+        parts: Named scalars for the log, detached; ``<what>/<group>`` for a part of the samples.
+        per_sample: f32 [B] detached, where the loss is a mean over samples.
     """
 
     total: torch.Tensor
     parts: dict[str, float | torch.Tensor] = field(default_factory=dict)
+    per_sample: torch.Tensor | None = None

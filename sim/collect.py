@@ -186,6 +186,6 @@ class _Job:
                 "termination": result.termination,
                 "initial_state": dict(env.initial_state),
             }
-            return Episode(recorder.streams(), env.task.instruction, result.success_at_end, metadata)
+            return Episode(dict(recorder.streams()), env.task.instruction, result.success_at_end, metadata)
 
         return run

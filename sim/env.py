@@ -83,11 +83,12 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     ):
         self.task = load_task(task) if isinstance(task, str) else task
         self.embodiment = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
+        # First what a card without a simulation ends with, before anything that only one arm with a gripper has.
+        self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
         self.kinematics = Kinematics(self.embodiment)
         self.cameras = tuple(self.embodiment.camera(name).name for name in cameras)
         self.render_profile, self.render_mode = render_profile, render_mode
         self.split = _known_split(split)
-        self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
         self.model, self.data = self.scene.model, mujoco.MjData(self.scene.model)
         self.task.bind(self.model, self.embodiment)
         physics_hz = 1.0 / self.model.opt.timestep

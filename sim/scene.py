@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from robopolicy.embodiment import Camera, Embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.registry import registry
+from robopolicy.sim.registration import simulated_embodiments
 from robopolicy.sim.task import Task
 
 __all__ = ["RENDER_PROFILES", "Scene", "compose", "integer_ratio"]
@@ -75,6 +76,7 @@ def compose(task: Task, embodiment: Embodiment, *, render_profile: str = "fast")
         raise SimulationError(
             explain(
                 f"the card of '{embodiment.name}' has no 'simulation' entry",
+                allowed=simulated_embodiments(),
                 mend="add simulation: {model: 'package:file.xml', physics_dt_s: 0.002} to its YAML",
             )
         )

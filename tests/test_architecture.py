@@ -22,19 +22,28 @@ ROOTS: dict[str, str] = next(
 
 # What each room may import besides itself. A room is the longest prefix found here.
 FLOOR = {"errors"}
-CONTRACTS = FLOOR | {"types", "embodiment", "protocols", "seeding", "registry"}
-BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"}
+CONTRACTS = FLOOR | {"types", "channels", "robot_parts", "embodiment", "protocols", "seeding", "registry"}
+# How one robot is seen within a mixture of robots: used by the data that train it and by the policy that drives it.
+VIEWS = {"slots", "chunk_forms", "resampling", "frames", "embodiment_view"}
+BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"} | VIEWS
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": FLOOR,
     "seeding": FLOOR,
     "rotations": FLOOR,
     "registry": FLOOR,
-    "embodiment": FLOOR | {"registry"},
+    "channels": FLOOR,
+    "robot_parts": FLOOR | {"channels"},
+    "embodiment": FLOOR | {"registry", "channels", "robot_parts"},
     "protocols": FLOOR | {"types", "embodiment"},
     "schema": FLOOR | {"registry"},
     "config": CONTRACTS | {"schema"},
     "normalize": CONTRACTS | {"schema", "config", "rotations"},
+    "slots": CONTRACTS,
+    "frames": FLOOR,
+    "chunk_forms": CONTRACTS | {"rotations"},
+    "resampling": CONTRACTS | {"rotations"},
+    "embodiment_view": CONTRACTS | {"normalize"} | VIEWS,
     "control": BASE,
     "checkpoint": BASE,
     "evaluation": BASE,
@@ -42,7 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": BASE,
     "models": BASE,
     "policies": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models"},
-    "data": CONTRACTS | {"schema", "config", "rotations"},
+    # control: forward kinematics, with which converters repair a recorded pose; normalize: one range per robot
+    # evaluation: the style and the blocks of pages
+    "data": BASE | {"control", "evaluation"},
     "training": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models", "policies", "data"},
     "sim": BASE | {"control", "evaluation", "data"},
     # evaluation: the record of an episode is the same in simulation and on the arm

@@ -12,7 +12,7 @@ from robopolicy.errors import CommandError, explain, suggest
 from robopolicy.registry import config_roots
 from robopolicy.schema import UNSET, fields_of, type_name
 
-__all__ = ["describe_keys", "flags", "parse", "split_arguments"]
+__all__ = ["as_text", "describe_keys", "flags", "parse", "split_arguments"]
 
 T = TypeVar("T")
 
@@ -90,6 +90,17 @@ def parse(cls: type[T], name: str, argv: Sequence[str], *, positional: Sequence[
     return load(cls, name, [*quoted, *overrides])
 
 
+def as_text(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Arguments in which the values of the keys ``names`` are quoted, so that they may hold any character."""
+    words = []
+    for argument in argv:
+        name, has_value, value = argument.partition("=")
+        if has_value and name in names:
+            argument = f"{name}='" + value.replace("'", "\\'") + "'"
+        words.append(argument)
+    return words
+
+
 def describe_keys(cls: type, name: str) -> str:
     """The table of keys: name, default from ``configs/<name>.yaml`` or the dataclass, help."""
     defaults = _defaults(name)
@@ -99,6 +110,8 @@ def describe_keys(cls: type, name: str) -> str:
             value = defaults[key]
         elif field.default is not dataclasses.MISSING:
             value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
         else:
             value = UNSET
         shown = "required" if value == UNSET else _brief(value)
@@ -127,4 +140,4 @@ def _brief(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_brief, value)) + "]"
-    return "{...}" if isinstance(value, dict) else str(value)
+    return ("{...}" if value else "{}") if isinstance(value, dict) else str(value)

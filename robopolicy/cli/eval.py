@@ -6,6 +6,7 @@ success against inference latency on the same episodes, as a table and a plot.
 
 Examples:
   robopolicy eval runs/pick episodes=100 out=runs/pick/eval
+  robopolicy eval runs/arms embodiment=panda out=runs/arms/eval_panda
   robopolicy eval policy=null task=pick_place embodiment=panda out=runs/null
   robopolicy eval runs/pick 'latency_ms=[0,50,100,200]' out=runs/pick/latency
   robopolicy eval runs/pick episodes=100:200 videos=4
@@ -33,7 +34,7 @@ class EvalConfig:
 
     policy: str | None = setting("run or checkpoint folder, or expert, null, random; also the first argument")
     task: str | None = setting("null: the one it was trained on", registry="task")
-    embodiment: str | None = setting("null: the one of the checkpoint", registry="embodiment")
+    embodiment: str | None = setting("null: the one of the checkpoint; a policy of several robots has to be told")
     out: str | None = setting("folder of the report; null: eval in the run's folder, or runs/<baseline>")
     episodes: int | str = setting('how many, or indices as "100:200"', ge=1)
     split: Literal["test", "val", "train"] = setting("test was never seen in training")

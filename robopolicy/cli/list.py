@@ -4,6 +4,7 @@ Each line is a name and the first sentence of its YAML's ``description``, or of 
 
 Examples:
   robopolicy list tasks
+  robopolicy list formats    # in: data convert reads it; out: data export writes it
   robopolicy list            # all groups
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from robopolicy.errors import CommandError, ConfigError, UnknownNameError, explain, suggest
 from robopolicy.registry import GROUPS, registry
 
-__all__ = ["PLURALS", "describe", "run"]
+__all__ = ["PLURALS", "describe", "directions", "run"]
 
 PLURALS = {("policies" if group == "policy" else f"{group}s"): group for group in GROUPS}
 """What the user types -> registry group."""
@@ -41,7 +42,8 @@ def run(argv: Sequence[str]) -> int:
             print(f"no {word} yet")
         width = max((len(name) for name in names), default=0)
         for name in names:
-            print(f"  {name:<{width}}  {describe(group, name)}".rstrip())
+            ways = f"{directions(name):<8}" if group == "format" else ""
+            print(f"  {name:<{width}}  {ways}{describe(group, name)}".rstrip())
     return 0
 
 
@@ -54,6 +56,15 @@ def describe(group: str, name: str) -> str:
         # An entry point of another package, which need not have a YAML.
         return "from an installed package"
     return re.split(r"\.\s+(?=[A-Z])", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
+
+
+def directions(name: str) -> str:
+    """Whether a format can be read (``in``), written (``out``), or both."""
+    try:
+        config = registry("format").config(name)
+    except (UnknownNameError, ConfigError):
+        return "in"
+    return ", ".join(word for word, key in (("in", "target"), ("out", "export")) if key in config)
 
 
 def _comment(text: str) -> str:

@@ -16,9 +16,9 @@ from types import ModuleType
 from robopolicy import __version__
 from robopolicy.errors import CommandError, RobopolicyError, explain, suggest
 
-__all__ = ["main", "verbs"]
+__all__ = ["help_of", "main", "verbs"]
 
-ORDER = ("demo", "collect", "train", "eval", "compare", "deploy", "claims", "doctor", "list")
+ORDER = ("demo", "collect", "data", "train", "eval", "compare", "deploy", "claims", "doctor", "list")
 """How verbs are shown; any other follows in alphabetical order."""
 
 
@@ -51,14 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def verbs() -> dict[str, str]:
-    """Verb -> first line of its docstring, read from the source so that nothing heavy is imported."""
+def verbs(folder: Path = Path(__file__).parent, order: Sequence[str] = ORDER) -> dict[str, str]:
+    """Verb -> first line of its docstring, read from the source so that nothing heavy is imported.
+
+    Args:
+        folder: Where the files of the verbs stand.
+        order: How they are shown.
+    """
     found: dict[str, str] = {}
-    for path in Path(__file__).parent.glob("*.py"):
+    for path in folder.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    rank = {name: i for i, name in enumerate(ORDER)}
+    rank = {name: i for i, name in enumerate(order)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
@@ -75,8 +80,8 @@ def _run(arguments: list[str]) -> int:
         mend = suggest(verb, known) or "see robopolicy --help"
         raise CommandError(explain("no such command", given=verb, allowed=list(known), mend=mend))
     module = importlib.import_module(f"robopolicy.cli.{verb}")
-    if {"-h", "--help"} & set(rest):
-        print(_help(verb, module))
+    if {"-h", "--help"} & set(rest[:1] if verb == "data" else rest):
+        print(help_of(verb, module))
         return 0
     return int(module.run(rest))
 
@@ -99,9 +104,12 @@ def _overview() -> str:
     )
 
 
-def _help(verb: str, module: ModuleType) -> str:
+def help_of(verb: str, module: ModuleType) -> str:
+    """What ``robopolicy <verb> --help`` shows."""
     from robopolicy.cli.arguments import describe_keys
 
     text = (module.__doc__ or "").strip()
     config = getattr(module, "CONFIG", None)
-    return f"robopolicy {verb}: {text}" + (f"\n\nKeys:\n{describe_keys(config, verb)}" if config else "")
+    return f"robopolicy {verb}: {text}" + (
+        f"\n\nKeys:\n{describe_keys(config, verb.replace(' ', '/'))}" if config else ""
+    )

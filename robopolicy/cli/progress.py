@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "telling"]
 
 QUIET_S = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -63,3 +65,23 @@ class Progress:
             rate = (done - self._first) / max(now - self._begin, 1e-9)
             print(f"{self.title}: {done} of {self.total}, {rate:.2f}/s {note}".rstrip(), file=sys.stderr, flush=True)
             self._last = now
+
+
+@contextmanager
+def telling(title: str, shown: bool = True) -> Iterator[Callable[[int, int], None] | None]:
+    """A function (done, in all) -> None that shows progress from its first call on, or None when nothing is shown."""
+    bar = Progress(title, 0)
+    begun = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal begun
+        bar.total = total
+        if not begun:
+            bar.__enter__()
+            begun = True
+        bar.show(done)
+
+    try:
+        yield tell if shown else None
+    finally:
+        bar.__exit__(None, None, None)

@@ -10,6 +10,7 @@ Options:
 
 Examples:
   robopolicy train recipe=pick_place/diffusion data=runs/pick.zarr out=runs/pick
+  robopolicy train recipe=pick_place/diffusion data=configs/mixture/arms.yaml out=runs/arms
   robopolicy train --resume runs/pick
 """
 
@@ -45,7 +46,7 @@ class TrainConfig:
     """Keys of ``robopolicy train``."""
 
     recipe: Recipe = setting("stages and what they share; robopolicy list recipes")
-    data: str = setting("episode store to learn from")
+    data: str = setting("episode store to learn from, or the YAML of a mixture of stores")
     out: str = setting("run directory to make")
     progress: bool = setting("show a progress bar")
     rollout_episodes: int = setting("episodes of each validation rollout", ge=1)
@@ -75,7 +76,9 @@ def run(argv: Sequence[str]) -> int:
         return 130
     if os.environ.get("RANK", "0") == "0":  # under a launcher every process comes here
         print(f"trained {summary['steps']} steps in {summary['wall_s']:.0f} s: {out}")
-        print(f"next: robopolicy eval {out} out={out}/eval")
+        cards = [entry["embodiment"]["name"] for entry in summary["data"].get("stores", ())]
+        which = f"embodiment={cards[0]} " if cards else ""  # a policy of several robots has to be told
+        print(f"next: robopolicy eval {out} {which}out={out}/eval")
     return 0
 
 
@@ -84,12 +87,24 @@ def _rollout(recipe: Recipe, data: str, episodes: int) -> ValidationRollout | No
     if not any(stage.validation.rollout_every for stage in recipe.stages.values()):
         return None
     from robopolicy.assess import ValidationRollout
-    from robopolicy.data.store import EpisodeStore
 
-    with EpisodeStore.open(data) as store:
-        task = store.task
+    task = _task_of(data)
     registry("task").path(task)
     return ValidationRollout(task, episodes)
+
+
+def _task_of(data: str) -> str:
+    """Task of the store; of a mixture, the first that can be simulated."""
+    from robopolicy.data.mixture_config import is_mixture, read_mixture
+    from robopolicy.data.store import EpisodeStore
+
+    paths = [member.path for member in read_mixture(data).stores] if is_mixture(data) else [data]
+    tasks = []
+    for path in paths:
+        with EpisodeStore.open(path) as store:
+            tasks.append(store.task)
+    known = registry("task").names()
+    return next((task for task in tasks if task in known), tasks[0])
 
 
 def _rollout_of_run(run_dir: str, data: str | None) -> ValidationRollout | None:

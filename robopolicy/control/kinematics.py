@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.embodiment import Embodiment
+from robopolicy.errors import EmbodimentError, explain
 from robopolicy.rotations import matrix_to_axis_angle, quaternion_to_matrix
 
 __all__ = ["IKSolution", "Kinematics", "rotation_error"]
@@ -42,18 +44,27 @@ class Kinematics:
     ``T(q) = M0 + cos(q) M1 + sin(q) M2``.
 
     Args:
-        embodiment: Card with chain, TCP, limits and home posture.
+        embodiment: Card of one arm with chain, TCP and limits; of a robot with several arms,
+            :meth:`Embodiment.single_arm` gives one. The arm may carry a gripper, a hand, or nothing.
+
+    Raises:
+        EmbodimentError: a card of several arms, or without a chain.
     """
 
     def __init__(self, embodiment: Embodiment) -> None:
+        _require_chain(embodiment)
         self.embodiment = embodiment
         names = embodiment.joints.names
         self.arm: NDArray[np.intp] = np.array([names.index(link.joint) for link in embodiment.chain])
         """[n] positions of the arm joints in a command vector [J]."""
-        self.gripper: int = embodiment.joints.index(embodiment.gripper)
+        end = embodiment.arm().end_effector
+        self.end: NDArray[np.intp] = np.array([names.index(name) for name in end], dtype=np.intp)
+        """Positions of the gripper or of the hand's joints in a command vector; empty for a bare arm."""
+        self._gripper = int(self.end[0]) if embodiment.gripper else None
         self.lower: Array = embodiment.joints.lower[self.arm]
         self.upper: Array = embodiment.joints.upper[self.arm]
-        self.home: Array = embodiment.home_position[self.arm]
+        home = embodiment.home_position[self.arm] if embodiment.home else (self.lower + self.upper) / 2
+        self.home: Array = home
         count = len(embodiment.chain)
         self._axis = np.array([link.axis for link in embodiment.chain], dtype=float)
         self._axis /= np.linalg.norm(self._axis, axis=1, keepdims=True)
@@ -68,10 +79,32 @@ class Kinematics:
             self._sine[i] = fixed @ _block(skew, 0.0)
         self._tcp = _transform(*embodiment.tcp)
         self._eye6 = np.eye(6)
-        state = embodiment.state
+        self._lay_out_state(end)
+
+    def _lay_out_state(self, end: tuple[str, ...]) -> None:
+        """Where the parts of ``state`` are; one position alone stays an integer, which numpy copies faster."""
+        self._pose_state = self.embodiment.state_space == "ee_pose"
+        if not self._pose_state:
+            return
+        state = self.embodiment.state
         self._state_position = state.select("ee_position")
         self._state_rotation = state.select("ee_rotation")
-        self._state_gripper = state.index(embodiment.gripper)
+        places = np.array([state.index(name) for name in end], dtype=np.intp)
+        self._state_end: Any = int(places[0]) if len(end) == 1 else places
+        self._joint_end: Any = int(self.end[0]) if len(end) == 1 else self.end
+
+    @property
+    def gripper(self) -> int:
+        """Position of the gripper in a command vector [J].
+
+        Raises:
+            EmbodimentError: the arm has none.
+        """
+        if self._gripper is None:
+            raise EmbodimentError(
+                explain(f"the arm of '{self.embodiment.name}' has no gripper", mend="use Kinematics.end for a hand")
+            )
+        return self._gripper
 
     @property
     def reach_m(self) -> Array:
@@ -107,6 +140,14 @@ class Kinematics:
             point = links[:, i] @ point
         return point[:, :3, 0]
 
+    def poses(self, q_arm: ArrayLike) -> tuple[Array, Array]:
+        """TCP poses of many configurations. [N, n] rad -> positions [N, 3] m, rotations [N, 3, 3]."""
+        links = self._links(np.asarray(q_arm, dtype=float))
+        pose = np.broadcast_to(self._tcp, (len(links), 4, 4))
+        for i in range(links.shape[1] - 1, -1, -1):
+            pose = links[:, i] @ pose
+        return pose[:, :3, 3], pose[:, :3, :3]
+
     def jacobian(self, q_arm: ArrayLike) -> Array:
         """Geometric Jacobian of the TCP. [n] rad -> [6, n]: rows linear (m/rad), then angular (rad/rad)."""
         return self.pose_and_jacobian(q_arm)[2]
@@ -130,14 +171,31 @@ class Kinematics:
         return pose[:3, 3], pose[:3, :3], jacobian
 
     def tcp_state(self, joint_position: ArrayLike) -> Array:
-        """Command-channel positions [J] -> the card's ``state`` vector [S] (TCP position, rotation 6-D, gripper)."""
+        """Command-channel positions [J] -> the card's ``state`` vector [S].
+
+        That is TCP position, rotation 6-D and gripper or hand; on a card with ``state_space: joint_position`` the
+        command channels themselves.
+        """
         joints = np.asarray(joint_position, dtype=float)
+        if not self._pose_state:
+            return self._joint_state(joints)
         position, rotation = self.forward(joints[self.arm])
         state = np.empty(len(self.embodiment.state))
         state[self._state_position] = position
         state[self._state_rotation] = np.concatenate([rotation[:, 0], rotation[:, 1]])
-        state[self._state_gripper] = joints[self.gripper]
+        state[self._state_end] = joints[self._joint_end]
         return state
+
+    def _joint_state(self, joints: Array) -> Array:
+        if self.embodiment.state_space == "custom":
+            raise EmbodimentError(
+                explain(
+                    f"the state of '{self.embodiment.name}' is described by its data only",
+                    given="state_space: custom",
+                    allowed=("ee_pose", "joint_position"),
+                )
+            )
+        return joints.copy()
 
     def solve_step(
         self,
@@ -245,6 +303,25 @@ def rotation_error(target: Array, current: Array) -> Array:
         return matrix_to_axis_angle(delta)
     scale = math.atan2(sine, cosine) / sine if sine > 1e-12 else 1.0
     return np.array([x * scale, y * scale, z * scale])
+
+
+def _require_chain(embodiment: Embodiment) -> None:
+    if len(embodiment.arms) != 1:
+        names = [arm.name for arm in embodiment.arms]
+        raise EmbodimentError(
+            explain(
+                f"kinematics are those of one arm, '{embodiment.name}' has {len(names)}",
+                given=names or None,
+                mend="take one: Kinematics(embodiment.single_arm(name))" if names else "use a card with an arm",
+            )
+        )
+    if not embodiment.chain:
+        raise EmbodimentError(
+            explain(
+                f"the kinematics of '{embodiment.name}' are not known: its card has no chain",
+                mend="add chain and tcp to the arm in its YAML",
+            )
+        )
 
 
 def _norm(vector: Array) -> float:

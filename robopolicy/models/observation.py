@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -66,8 +68,12 @@ class ObservationEncoder(nn.Module):
         *,
         augment: bool = False,
         rng: torch.Generator | None = None,
+        image_mask: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Shapes as above; ``augment`` crops images at random. -> f32 [B, To * F + hidden]."""
+        """Shapes as above; ``augment`` crops images at random. -> f32 [B, To * F + hidden].
+
+        Where ``image_mask[cam]`` bool [B] is False, the features of that camera are 0 and have no gradient.
+        """
         features, extra = [], []
         for name, values in (("state", state), ("environment_state", environment_state)):
             if name in self.low_dim:
@@ -78,5 +84,8 @@ class ObservationEncoder(nn.Module):
         for name in self.cameras:
             image = images[name]  # uint8 [B, To, H, W, C]
             encoded = self.vision[name](image.flatten(0, 1), augment=augment, rng=rng)  # [B * To, D]
-            features.append(encoded.unflatten(0, image.shape[:2]).to(torch.float32))
+            seen = encoded.unflatten(0, image.shape[:2]).to(torch.float32)
+            if image_mask and name in image_mask:
+                seen = seen * image_mask[name][:, None, None]
+            features.append(seen)
         return torch.cat([torch.cat(features, dim=-1).flatten(1), *extra], dim=-1)

@@ -189,7 +189,7 @@ class DiffusionPolicy(nn.Module):
             },
         }
 
-    def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Losses:
+    def loss(self, batch: Batch, *, rng: torch.Generator | None = None, present: Tensor | None = None) -> Losses:
         """Denoising error at one uniform step per sample (Chi et al. 2023, equation 5).
 
         Masked: the mean over the valid entries of each sample, then over samples, so that any division of a batch
@@ -198,27 +198,55 @@ class DiffusionPolicy(nn.Module):
         Args:
             batch: Physical units; see :mod:`robopolicy.types`.
             rng: Source of crops, steps and noise, on the batch's device.
+            present: [B, A], 0 for channels that a sample's robot does not have: the network is shown 0 there, without
+                noise, and what it says there does not count. None: all are there.
         """
-        condition = self.encoder(batch.state, batch.environment_state, batch.image, augment=self.training, rng=rng)
+        streams = (batch.state, batch.environment_state, batch.image)
+        condition = self.encoder(*streams, augment=self.training, rng=rng, image_mask=batch.image_mask)
         x0 = self.action_form.encode(batch.action, batch.state)  # [B, Tp, A]
-        mask = batch.action_mask
+        mask = batch.action_mask if self.config.masked_loss else torch.ones_like(batch.action_mask)
+        here = None
+        if present is not None:
+            here = present[:, None, :].to(x0.dtype)  # [B, 1, A]
+            mask = mask & (here > 0)
         repeat = self.config.noise_samples
         if repeat > 1:
             condition, x0, mask = (v.repeat_interleave(repeat, dim=0) for v in (condition, x0, mask))
+            here = None if here is None else here.repeat_interleave(repeat, dim=0)
         device = x0.device
         step = torch.randint(0, self.config.schedule.train_steps, (len(x0),), generator=rng, device=device)
         noise = torch.randn(x0.shape, generator=rng, device=device)
+        if here is not None:
+            x0, noise = x0 * here, noise * here
         x_t = self.scheduler.add_noise(x0, noise, cast(torch.IntTensor, step))
         output = self.unet(x_t, step, condition)
         alpha_bar = self.alphas_cumprod[step][:, None, None]
         squared = (output.float() - target(self.config.schedule.prediction, x0, noise, alpha_bar)).square()
-        if self.config.masked_loss:
-            weight = mask.to(squared.dtype)
-            per_sample = (squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-            total = per_sample.mean()
-        else:
-            total = squared.mean()
-        return Losses(total, {"denoising": total.detach()})
+        weight = mask.to(squared.dtype)
+        per_sample = (squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        total = per_sample.mean() if self.config.masked_loss or here is not None else squared.mean()
+        return Losses(total, {"denoising": total.detach()}, per_sample.detach().unflatten(0, (-1, repeat)).mean(1))
+
+    def sample(
+        self,
+        state: Tensor | None,
+        environment_state: Tensor | None,
+        images: dict[str, Tensor],
+        generator: np.random.Generator,
+        *,
+        image_mask: Mapping[str, Tensor] | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """A normalised chunk f32 [1, Tp, A] for observations that are tensors already [1, To, ...].
+
+        Args:
+            state, environment_state, images: As in a batch of one.
+            generator: The only source of randomness.
+            image_mask: Camera -> bool [1], False for a camera that is not there.
+            present: [1, A], see :meth:`loss`; the chunk is 0 where it is.
+        """
+        condition = self.encoder(state, environment_state, images, image_mask=image_mask)
+        return self._sample(condition, generator, present)
 
     def act(
         self,
@@ -267,10 +295,12 @@ class DiffusionPolicy(nn.Module):
         state = tensor(observation.state) if self._spec.state else None
         return self.encoder(state, environment, images)
 
-    def _sample(self, condition: Tensor, generator: np.random.Generator) -> Tensor:
-        """Features [1, F] -> normalised chunk [1, Tp, A]."""
+    def _sample(self, condition: Tensor, generator: np.random.Generator, present: Tensor | None = None) -> Tensor:
+        """Features [1, F] -> normalised chunk [1, Tp, A]; ``present`` as in :meth:`sample`."""
         device = condition.device
         shape = (1, self._spec.prediction_horizon, self.action_form.width)
+
+        here = None if present is None else present[:, None, :].to(torch.float32)
 
         def draw(_: int = 0) -> Tensor:
             return torch.as_tensor(generator.standard_normal(shape, dtype=np.float32), device=device)
@@ -282,13 +312,16 @@ class DiffusionPolicy(nn.Module):
 
         def denoise(x: Tensor, t: int) -> Tensor:
             i = row[t]
-            return self.unet.denoise(x, [f[i : i + 1] for f in films])
+            # Absent channels carry neither noise nor what the network said of them at an earlier step.
+            return self.unet.denoise(x if here is None else x * here, [f[i : i + 1] for f in films])
 
         schedule = self.config.schedule
         options: dict[str, Any] = {"prediction": schedule.prediction, "clip": schedule.clip}
         if self.config.sampler.kind == "ddpm":
-            return ddpm(denoise, draw(), self.alphas_cumprod, self.grid.tolist(), draw, **options)
-        return ddim(denoise, draw(), self.alphas_cumprod, self.grid.tolist(), **options)
+            chunk = ddpm(denoise, draw(), self.alphas_cumprod, self.grid.tolist(), draw, **options)
+        else:
+            chunk = ddim(denoise, draw(), self.alphas_cumprod, self.grid.tolist(), **options)
+        return chunk if here is None else chunk * here
 
 
 def build(

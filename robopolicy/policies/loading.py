@@ -12,12 +12,14 @@ from torch import nn
 
 from robopolicy import checkpoint
 from robopolicy.embodiment import Embodiment
-from robopolicy.errors import CheckpointError, ConfigError, explain
+from robopolicy.embodiment_view import find_view
+from robopolicy.errors import CheckpointError, ConfigError, EmbodimentMismatchError, explain
 from robopolicy.normalize import Normalizer
+from robopolicy.policies.mixture import MixturePolicy
 from robopolicy.protocols import Policy
 from robopolicy.registry import load_target, registry
 
-__all__ = ["build_policy", "derived_ranges", "load_policy", "load_weights", "pick_device"]
+__all__ = ["build_policy", "derived_ranges", "load_policy", "load_weights", "pick_device", "policy_parameters"]
 
 
 def build_policy(
@@ -42,7 +44,7 @@ def build_policy(
         ConfigError: faulty parameters.
     """
     builder = registry("policy").load(name)
-    merged = _parameters(name, parameters)
+    merged = policy_parameters(name, parameters)
     return builder(merged, embodiment=embodiment, normalizer=normalizer, environment_state=environment_state)
 
 
@@ -62,14 +64,22 @@ def derived_ranges(
     """
     module = sys.modules[registry("policy").load(name).__module__]
     asked = getattr(module, "derived_ranges", None)
-    return {} if asked is None else asked(_parameters(name, parameters), embodiment, windows)
+    return {} if asked is None else asked(policy_parameters(name, parameters), embodiment, windows)
 
 
-def _parameters(name: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+def policy_parameters(name: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``parameters`` laid over the defaults of the policy's YAML."""
     return _merge(registry("policy").config(name).get("parameters", {}), parameters or {})
 
 
-def load_policy(path: str | Path, *, device: str = "auto", weights: str = "ema", which: str = "last") -> Policy:
+def load_policy(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    weights: str = "ema",
+    which: str = "last",
+    embodiment: str | Embodiment | None = None,
+) -> Policy:
     """Rebuild a trained policy from a checkpoint; nothing else is read.
 
     Args:
@@ -77,8 +87,10 @@ def load_policy(path: str | Path, *, device: str = "auto", weights: str = "ema",
         device: ``auto``, or a torch device.
         weights: ``ema`` (what should be run) or ``raw``.
         which: ``last`` or ``best`` checkpoint of a run directory.
+        embodiment: Name, content hash or card. A policy of several robots has to be told which one it drives.
 
     Raises:
+        EmbodimentMismatchError: it was not trained for that embodiment, or serves several and none is named.
         CheckpointError: absent, incomplete, cut, altered, of a newer format, or its weights do not fit the policy.
         DataError: its normaliser does not fit the embodiment.
     """
@@ -94,7 +106,28 @@ def load_policy(path: str | Path, *, device: str = "auto", weights: str = "ema",
         environment_state=int(description["environment_state"]),
     )
     load_weights(policy, stored.tensors(files[weights]), stored.path / f"{files[weights]}.safetensors")
-    return policy.to(pick_device(device)).eval().requires_grad_(False)
+    policy = policy.to(pick_device(device)).eval().requires_grad_(False)
+    if isinstance(policy, MixturePolicy):
+        index = find_view(policy.views, embodiment, where=f"the policy {path}")
+        bound: Policy = policy.bind(policy.views[index].embodiment)
+        return bound
+    if embodiment is not None:
+        _require(policy.spec.embodiment, embodiment, path)
+    loaded: Policy = policy
+    return loaded
+
+
+def _require(own: Embodiment, wanted: str | Embodiment, path: str | Path) -> None:
+    if isinstance(wanted, Embodiment):
+        own.require_same(wanted, mine=f"the policy {path}", theirs="the embodiment asked for")
+    elif wanted not in (own.name, own.hash):
+        raise EmbodimentMismatchError(
+            explain(
+                f"the policy {path} is for '{own.name}' ({own.hash})",
+                given=wanted,
+                mend="leave embodiment out, or load a policy of that robot",
+            )
+        )
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:

@@ -67,6 +67,8 @@ class Recipe:
     mixed_precision: Literal["no", "bf16", "fp16"] = setting("autocast type", default="no")
     threads: int = setting("CPU threads of torch, 0 leaves its own choice", default=0, ge=0)
     workers: int = setting("loader processes, 0 loads in the training process", default=0, ge=0)
+    cache_gib: float = setting("memory for decoded frames, GiB; at most half of what is free", default=4.0, ge=0)
+    cache_folder: str | None = setting("folder for decoded frames that do not fit into memory", default=None)
     keep_last: int = setting("checkpoints kept besides the best", default=3, ge=1)
     log_every: int = setting("optimiser steps between log lines", default=20, ge=1)
     description: str = setting("one line for people", default="")

@@ -1,4 +1,4 @@
-"""``train`` and ``resume``: from a recipe and a store to a run directory.
+"""``train`` and ``resume``: from a recipe and data to a run directory.
 
 ::
 
@@ -19,9 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -29,16 +28,10 @@ from accelerate.state import AcceleratorState
 
 from robopolicy import checkpoint
 from robopolicy.config import build, to_dict
-from robopolicy.data.loader import Loader
-from robopolicy.data.split import train_val_episodes
-from robopolicy.data.store import EpisodeStore
-from robopolicy.data.windows import WindowDataset, WindowSpec
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import CheckpointError, ConfigError, DataError, explain
-from robopolicy.normalize import Normalizer
-from robopolicy.policies.loading import build_policy, derived_ranges, load_weights
-from robopolicy.protocols import PolicySpec
-from robopolicy.seeding import generator
+from robopolicy.policies.loading import load_weights
+from robopolicy.training.feed import Source, open_source
 from robopolicy.training.interrupt import Interruption
 from robopolicy.training.log import RunLog
 from robopolicy.training.recipe import Recipe, Stage
@@ -48,7 +41,6 @@ __all__ = ["resume", "train"]
 
 CONFIG = "config.yaml"
 SUMMARY = "train.json"
-MOST_RANGE_WINDOWS = 200_000
 PACKAGES = ("torch", "numpy", "diffusers", "accelerate", "robomimic", "zarr")
 
 
@@ -60,11 +52,11 @@ def train(
     rollout: Rollout | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train every stage of a recipe on one store.
+    """Train every stage of a recipe on one store, or on a mixture of stores.
 
     Args:
         recipe: A :class:`Recipe`, or the mapping of its YAML.
-        data: Episode store.
+        data: Episode store, or the YAML of a mixture.
         out: Run directory; must not hold a run yet.
         rollout: Validation in the world, see :class:`~robopolicy.training.trainer.Rollout`.
         progress: Show a bar.
@@ -86,12 +78,12 @@ def train(
                 "out already holds a run", given=out, mend=f"robopolicy train --resume {out}, or choose another out"
             )
         )
-    store = EpisodeStore.open(Path(data))
+    source = open_source(data)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _write_config(out, built, Path(data), store)
+        _write_config(out, built, source)
     accelerator.wait_for_everyone()
-    return _run(built, store, Path(data), out, accelerator, None, rollout, progress)
+    return _run(built, source, out, accelerator, None, rollout, progress)
 
 
 def resume(
@@ -101,7 +93,7 @@ def resume(
 
     Args:
         run_dir: What ``train`` wrote to.
-        data: The store, if it moved; its content must be the same.
+        data: The store, if it moved; its content must be the same. A mixture's stores are where they were.
         rollout: As in :func:`train`.
         progress: Show a bar.
 
@@ -119,19 +111,19 @@ def resume(
     recipe = build(Recipe, config["recipe"], where="recipe")
     accelerator = _accelerator(recipe)
     path = Path(data if data is not None else config["data"]["path"])
-    store = EpisodeStore.open(path)
-    if store.content_hash != config["data"]["content_hash"]:
+    source = open_source(path, config["data"])
+    if source.content_hash != config["data"]["content_hash"]:
         raise DataError(
             explain(
                 "the store is not the one that the run began with",
-                given=f"{path} ({store.content_hash})",
+                given=f"{path} ({source.content_hash})",
                 allowed=config["data"]["content_hash"],
-                mend="resume on the same store, or start a new run",
+                mend="resume on the same data, or start a new run",
             )
         )
     has_any = any((run_dir / "checkpoints").glob("*/step_*/manifest.json"))
     stored = checkpoint.load(checkpoint.latest(run_dir)) if has_any else None
-    return _run(recipe, store, path, run_dir, accelerator, stored, rollout, progress)
+    return _run(recipe, source, run_dir, accelerator, stored, rollout, progress)
 
 
 def _accelerator(recipe: Recipe) -> Accelerator:
@@ -158,7 +150,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 @dataclass(frozen=True)
 class _Job:
     recipe: Recipe
-    store: Any
+    source: Source
     run_dir: Path
     accelerator: Accelerator
     documents: dict[str, Any]
@@ -167,27 +159,23 @@ class _Job:
 
 def _run(
     recipe: Recipe,
-    store: Any,
-    data: Path,
+    source: Source,
     out: Path,
     accelerator: Accelerator,
     stored: checkpoint.Checkpoint | None,
     rollout: Rollout | None,
     progress: bool,
 ) -> dict[str, Any]:
-    if not store.num_episodes:
-        raise DataError(explain("the store has no episodes", given=data, mend="collect some first"))
-    embodiment: Embodiment = store.embodiment
-    if stored is not None:
+    entry = source.describe()
+    if not source.num_episodes:
+        raise DataError(explain("the store has no episodes", given=entry["path"], mend="collect some first"))
+    embodiment = source.embodiment
+    if stored is not None and "mixture" not in entry:
         Embodiment.from_dict(stored.document("embodiment")).require_same(
-            embodiment, mine=f"the checkpoint {stored.path}", theirs=f"the store {data}"
+            embodiment, mine=f"the checkpoint {stored.path}", theirs=f"the store {entry['path']}"
         )
-    documents = {
-        "embodiment": embodiment.to_dict(),
-        "recipe": to_dict(recipe),
-        "data": _data_entry(data, store),
-    }
-    job = _Job(recipe, store, out, accelerator, documents, rollout)
+    documents = {"recipe": to_dict(recipe), "data": entry}
+    job = _Job(recipe, source, out, accelerator, documents, rollout)
     first = 0 if stored is None else int(stored.document("trainer")["stage_index"])
     finished: dict[str, Any] = {}
     log = RunLog(out, active=accelerator.is_main_process, progress=progress)
@@ -199,7 +187,10 @@ def _run(
             if index == first and stored is not None:
                 trainer.restore(stored)
                 log.say(f"resumed stage '{name}' at step {trainer.step} of {stage.steps}")
-            trainer.fit()
+            try:
+                trainer.fit()
+            finally:
+                trainer.context.train.close()
             finished[name] = {"steps": trainer.step, **trainer.last, **trainer.seconds}
     summary = _summary(recipe, finished, documents["data"], embodiment, accelerator)
     if accelerator.is_main_process:
@@ -208,49 +199,31 @@ def _run(
 
 
 def _trainer(job: _Job, index: int, name: str, stage: Stage, log: RunLog, interruption: Interruption) -> Trainer:
-    recipe, store, accelerator = job.recipe, job.store, job.accelerator
-    micro = micro_batch(stage, accelerator.num_processes)
-    training, held_out = train_val_episodes(store.num_episodes, stage.validation.fraction, recipe.seed)
-    normalizer = _normalizer(store, stage, training)
-    torch.manual_seed(int(generator("weights", recipe.seed, name).integers(2**63)))
-    policy = build_policy(
-        stage.policy,
-        stage.parameters,
-        embodiment=store.embodiment,
-        normalizer=normalizer,
-        environment_state=len(store.environment_state_names),
-    )
-    if not isinstance(policy, torch.nn.Module) or not hasattr(policy, "loss"):
-        raise ConfigError(explain(f"policy '{stage.policy}' of stage '{name}' cannot be trained", allowed="diffusion"))
+    recipe, accelerator = job.recipe, job.accelerator
+    feed = job.source.feed(stage, name, recipe, micro_batch(stage, accelerator.num_processes))
+    policy = feed.policy
+    if tiers := getattr(feed.train.dataset, "tiers", {}):
+        log.say("frames: " + ", ".join(f"{name} {tier}" for name, tier in tiers.items()))
     if stage.initialize_from is not None:
         _initialize(policy, job, stage.initialize_from)
     policy.to(accelerator.device)
-    spec = _window_spec(cast(PolicySpec, policy.spec), store)
-    windows = WindowDataset(store, spec, episodes=training)
-    validation, indices = _validation(store, spec, held_out, stage, recipe.seed)
     context = StageContext(
         index=index,
         name=name,
         run_dir=job.run_dir,
-        train=Loader(windows, micro, workers=recipe.workers),
-        train_size=len(windows),
-        validation=validation,
-        validation_indices=indices,
-        documents={**job.documents, "normalizer": normalizer.to_dict()},
+        train=feed.train,
+        train_size=feed.train_size,
+        validation=feed.validation,
+        validation_indices=feed.validation_indices,
+        documents={
+            **job.documents,
+            "embodiment": policy.spec.embodiment.to_dict(),
+            "normalizer": feed.normalizer.to_dict(),
+        },
         rollout=job.rollout,
+        order=feed.order,
     )
     return Trainer(policy, stage, recipe, context, accelerator, log, interruption)
-
-
-def _validation(store: Any, spec: WindowSpec, held_out: Any, stage: Stage, seed: int) -> tuple[Any, np.ndarray]:
-    """A loader over the held-out windows, and which of them are looked at: spread evenly, the same every time."""
-    if not len(held_out):
-        return None, np.zeros(0, np.int64)
-    windows = WindowDataset(store, spec, episodes=held_out)
-    size = min(stage.batch_size, len(windows))
-    count = min(len(windows) // size, stage.validation.batches) * size
-    chosen = generator("validation", seed).permutation(len(windows))[:count]
-    return Loader(windows, size), np.sort(chosen).astype(np.int64)
 
 
 def _initialize(policy: torch.nn.Module, job: _Job, stage: str) -> None:
@@ -262,54 +235,9 @@ def _initialize(policy: torch.nn.Module, job: _Job, stage: str) -> None:
     load_weights(policy, checkpoint.load(steps[-1]).tensors("ema"), steps[-1])
 
 
-def _window_spec(spec: PolicySpec, store: Any) -> WindowSpec:
-    absent = [c for c in spec.cameras if c not in store.cameras]
-    if absent:
-        raise DataError(
-            explain(
-                f"the recipe reads cameras {absent} that the store does not hold",
-                allowed=list(store.cameras),
-                mend="collect with these cameras, or change the policy's cameras",
-            )
-        )
-    return WindowSpec(
-        observation_horizon=spec.observation_horizon,
-        prediction_horizon=spec.prediction_horizon,
-        state=True,
-        environment_state=bool(spec.environment_state),
-        cameras=spec.cameras,
-    )
-
-
-def _normalizer(store: Any, stage: Stage, episodes: Any) -> Normalizer:
-    """Ranges from the store's statistics, and those that the policy asks for from the training windows."""
-
-    def windows(observation_horizon: int, prediction_horizon: int) -> dict[str, Any]:
-        spec = WindowSpec(observation_horizon, prediction_horizon, environment_state=False)
-        dataset = WindowDataset(store, spec, episodes=episodes)
-        # Evenly spread windows are enough for a range, and bound the memory.
-        return dataset.gather(np.unique(np.linspace(0, len(dataset) - 1, MOST_RANGE_WINDOWS).astype(np.int64)))
-
-    names = ["state", "action", *(["environment_state"] if len(store.environment_state_names) else [])]
-    statistics = {n: store.statistics(n) for n in names}
-    statistics |= derived_ranges(stage.policy, stage.parameters, store.embodiment, windows)
-    return Normalizer.from_statistics(statistics, store.embodiment)
-
-
-def _data_entry(path: Path, store: Any) -> dict[str, Any]:
-    return {
-        "path": str(path.absolute()),
-        "content_hash": store.content_hash,
-        "task": store.task,
-        "episodes": int(store.num_episodes),
-        "steps": int(store.num_steps),
-        "embodiment": {"name": store.embodiment.name, "hash": store.embodiment.hash},
-    }
-
-
-def _write_config(out: Path, recipe: Recipe, data: Path, store: Any) -> None:
+def _write_config(out: Path, recipe: Recipe, source: Source) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    content = {"recipe": to_dict(recipe), "data": _data_entry(data, store)}
+    content = {"recipe": to_dict(recipe), "data": source.describe()}
     text = f"# robopolicy train --resume {out}\n" + yaml.safe_dump(content, sort_keys=False)
     checkpoint.write_text(out / CONFIG, text)
 

@@ -32,7 +32,7 @@ from robopolicy.training.ema import Ema
 from robopolicy.training.interrupt import Interruption, TrainingInterrupted
 from robopolicy.training.log import RunLog
 from robopolicy.training.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
-from robopolicy.training.order import step_indices
+from robopolicy.training.order import Order, step_indices
 from robopolicy.training.recipe import Recipe, Stage
 from robopolicy.types import Batch, Losses
 
@@ -47,6 +47,10 @@ class BatchSource(Protocol):
 
     def batches(self, indices: np.ndarray) -> Iterator[Batch]:
         """Batches of the loader's batch size over ``indices`` [n], in order."""
+        ...
+
+    def close(self) -> None:
+        """End the loader's processes, if it has any."""
         ...
 
 
@@ -70,6 +74,7 @@ class StageContext:
         validation: Batches of the held-out windows, the same at every call; empty for none.
         documents: Further JSON documents of every checkpoint (embodiment, normaliser, recipe, data).
         rollout: See :class:`Rollout`.
+        order: Of the training windows; None for epochs of all of them.
     """
 
     index: int
@@ -81,6 +86,7 @@ class StageContext:
     validation_indices: np.ndarray
     documents: Mapping[str, Any]
     rollout: Rollout | None = None
+    order: Order | None = None
 
 
 class _LossModule(nn.Module):
@@ -237,7 +243,10 @@ class Trainer:
         at, world = self.step, self.accelerator.num_processes
         while at < self.stage.steps:
             count = min(ORDER_AHEAD, self.stage.steps - at)
-            order = step_indices(self.context.train_size, self.recipe.seed, at, count, self.stage.batch_size)
+            if self.context.order is not None:
+                order = self.context.order(self.recipe.seed, at, count, self.stage.batch_size)
+            else:
+                order = step_indices(self.context.train_size, self.recipe.seed, at, count, self.stage.batch_size)
             shaped = order.reshape(count, self.stage.accumulate, world, self.micro)
             yield from self.context.train.batches(shaped[:, :, self.accelerator.process_index].reshape(-1))
             at += count
@@ -252,14 +261,20 @@ class Trainer:
         source, indices = self.context.validation, self.context.validation_indices
         if source is None or not len(indices):
             return False
-        values = []
+        values: list[float] = []
+        grouped: dict[str, list[float]] = {}
         with self.ema.applied(), torch.no_grad():
             for number, batch in enumerate(source.batches(indices)):
                 rng = self._generator("validation", number)
-                values.append(float(self.policy.loss(batch.to(self.accelerator.device), rng=rng).total))
+                losses: Losses = self.policy.loss(batch.to(self.accelerator.device), rng=rng)
+                values.append(float(losses.total))
+                for part, value in losses.parts.items():
+                    if "/" in part:  # of some of the samples only, such as those of one robot
+                        grouped.setdefault(f"validation_loss/{part.partition('/')[2]}", []).append(float(value))
         loss = float(np.mean(values))
-        self.last["validation_loss"] = loss
-        self.log.write(self.context.name, self.step, {"validation_loss": loss}, f"validation loss {loss:.4f}")
+        found = {"validation_loss": loss, **{name: float(np.mean(each)) for name, each in grouped.items()}}
+        self.last |= found
+        self.log.write(self.context.name, self.step, found, f"validation loss {loss:.4f}")
         improved = loss < self.best_validation
         self.best_validation = min(loss, self.best_validation)
         return improved

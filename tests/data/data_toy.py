@@ -8,7 +8,7 @@ import numpy as np
 
 from robopolicy.data.episode import Episode
 from robopolicy.data.store import EpisodeStore
-from robopolicy.embodiment import Camera, ChainLink, Channel, ChannelGroup, Embodiment
+from robopolicy.embodiment import Arm, Camera, ChainLink, Channel, ChannelGroup, Embodiment
 
 PERIOD_NS = 50_000_000
 
@@ -29,11 +29,15 @@ def embodiment(name: str = "toy", reach_m: float = 1.0) -> Embodiment:
         control_hz=20.0,
         setpoint_hz=100.0,
         joints=joints,
-        gripper="gripper",
-        gripper_width_m=0.08,
-        chain=(ChainLink("joint_1", (0.0, 0.0, 0.1)), ChainLink("joint_2", (0.0, 0.0, 0.3))),
-        tcp=((0.0, 0.0, 0.1), upright),
-        workspace=((-reach_m, -reach_m, 0.0), (reach_m, reach_m, 1.0)),
+        arms=(
+            Arm(
+                chain=(ChainLink("joint_1", (0.0, 0.0, 0.1)), ChainLink("joint_2", (0.0, 0.0, 0.3))),
+                tcp=((0.0, 0.0, 0.1), upright),
+                workspace=((-reach_m, -reach_m, 0.0), (reach_m, reach_m, 1.0)),
+                gripper="gripper",
+                gripper_width_m=0.08,
+            ),
+        ),
         home={"joint_1": 0.0, "joint_2": 0.0, "gripper": 1.0},
         cameras=(
             Camera("front", 16, 12, 60.0, "world", (1.0, 0.0, 0.5), upright),

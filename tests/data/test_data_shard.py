@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from robopolicy.data.codecs import decode_jpeg, encode_jpeg
 from robopolicy.data.jpeg_codec import JpegCodec, register_jpeg_codec
@@ -25,15 +25,16 @@ def frames(count: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (count, *FRAME), dtype=np.uint8)
 
 
-def zarr_array(folder: Path, count: int, codec: str) -> zarr.Array:
+def zarr_array(folder: Path, count: int, codec: str, checksum: bool = False) -> zarr.Array:
     """Laid out by zarr-python through its own interface."""
+    after = [BloscCodec(cname="zstd")] if codec == "blosc" else []
     return zarr.create_array(
         str(folder),
         shape=(count, *FRAME),
         shards=(8, *FRAME),
         chunks=(1, *FRAME),
         dtype="uint8",
-        compressors=None,
+        compressors=[*after, Crc32cCodec()] if checksum else after or None,
         serializer=JpegCodec() if codec == "jpeg" else "auto",
         chunk_key_encoding={"name": "default", "separator": "."},
     )
@@ -45,26 +46,28 @@ def layout_of(folder: Path) -> ImageLayout:
     return layout
 
 
-@pytest.mark.parametrize("codec", ["raw", "jpeg"])
-def test_ours_reads_what_zarr_wrote(tmp_path: Path, codec: str) -> None:
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("codec", ["raw", "jpeg", "blosc"])
+def test_ours_reads_what_zarr_wrote(tmp_path: Path, codec: str, checksum: bool) -> None:
     given = frames(21)
-    array = zarr_array(tmp_path / "a", 21, codec)
+    array = zarr_array(tmp_path / "a", 21, codec, checksum)
     array[:] = given
     layout = layout_of(tmp_path / "a")
-    assert (layout.codec, layout.shard_frames, layout.rows) == (codec, 8, 21)
+    assert (layout.codec, layout.shard_frames, layout.rows, layout.checksum) == (codec, 8, 21, checksum)
     read = ImageReader(tmp_path / "a", layout).read(0, 21)
     np.testing.assert_array_equal(read, array[:])
     rows = np.array([20, 3, 3, 8, 0])
     out = np.empty((5, *FRAME), np.uint8)
     ImageReader(tmp_path / "a", layout).gather(rows, out)
     np.testing.assert_array_equal(out, read[rows])
-    assert np.array_equal(read, given) == (codec == "raw")
+    assert np.array_equal(read, given) == (codec != "jpeg")
 
 
-@pytest.mark.parametrize("codec", ["raw", "jpeg"])
-def test_zarr_reads_what_ours_wrote(tmp_path: Path, codec: str) -> None:
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("codec", ["raw", "jpeg", "blosc"])
+def test_zarr_reads_what_ours_wrote(tmp_path: Path, codec: str, checksum: bool) -> None:
     given = frames(21)
-    tail = ImageTail(tmp_path, ImageLayout(FRAME, 8, codec, 0), ())
+    tail = ImageTail(tmp_path, ImageLayout(FRAME, 8, codec, 0, checksum=checksum), ())
     for part in (given[:5], given[5:17], given[17:]):
         tail, files = tail.extended(encode_frames(part, codec))
         for path, parts in files.items():
@@ -113,11 +116,11 @@ def test_rows_beyond_the_commit_are_refused(tmp_path: Path) -> None:
         ImageReader(tmp_path, layout).read(0, 6)
 
 
-@pytest.mark.parametrize("variant", ["blosc", "no_shards", "index_start", "slash_keys", "two_frames"])
+@pytest.mark.parametrize("variant", ["zstd", "no_shards", "index_start", "slash_keys", "two_frames"])
 def test_unknown_layouts_go_through_zarr(tmp_path: Path, variant: str) -> None:
     """Anything that is not exactly what our reader knows is not touched by it."""
     settings = {
-        "blosc": {"compressors": BloscCodec()},
+        "zstd": {"compressors": ZstdCodec()},
         "no_shards": {"shards": None},
         "index_start": {"shards": {"shape": (8, *FRAME), "index_location": "start"}},
         "slash_keys": {"chunk_key_encoding": {"name": "default", "separator": "/"}},

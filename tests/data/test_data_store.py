@@ -48,7 +48,7 @@ def test_zarr_python_reads_the_same(tmp_path: Path, codec: str) -> None:
         for name in store.streams:
             np.testing.assert_array_equal(group[f"data/{name}"][:], store.read(name), err_msg=name)
         assert group["meta/episode_ends"][:].tolist() == store.episode_ends.tolist()
-    assert group.attrs["schema_version"] == 1
+    assert group.attrs["schema_version"] == layout.SCHEMA_VERSION
     for name in store.streams:  # after close() each array also stands on its own
         alone = zarr.open_array(str(tmp_path / "s.zarr" / "data" / name), mode="r")
         assert alone.shape == group[f"data/{name}"].shape

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robopolicy.data.episode import Episode
+from robopolicy.data.frame_stream import ShardFrames
 from robopolicy.data.split import train_val_episodes
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import WindowDataset, WindowSpec
@@ -112,15 +113,16 @@ def test_images_are_the_same_from_every_tier(store: EpisodeStore, budget: int) -
 
 def test_the_cache_decodes_each_frame_once(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     data = WindowDataset(store, WindowSpec(2, 4, cameras=("front",)))
-    reader = store.images("front")
     counted: list[int] = []
-    real = reader.gather
-    monkeypatch.setattr(reader, "gather", lambda rows, out: (counted.extend(rows.tolist()), real(rows, out)))
+    real = ShardFrames._read
+    count = lambda self, shard, frame, out: (counted.append(256 * shard + frame), real(self, shard, frame, out))  # noqa: E731
+    monkeypatch.setattr(ShardFrames, "_read", count)
     for _ in range(3):
         data.gather(np.random.default_rng(0).permutation(len(data)))
     assert sorted(counted) == list(range(36))
     uncached = WindowDataset(store, WindowSpec(2, 4, cameras=("front",)), cache_bytes=0)
-    uncached.gather(np.arange(36))  # control: without the cache every use is counted
+    for _ in range(2):
+        uncached.gather(np.arange(36))  # control: without the cache every batch decodes, each frame once
     assert len(counted) == 36 + 72
 
 

@@ -49,7 +49,8 @@ def test_kinematics_of_card_and_mjcf_agree(name):
     # control: half a millimetre in one link shows
     links = list(embodiment.chain)
     links[3] = dataclasses.replace(links[3], position_m=tuple(np.add(links[3].position_m, (5e-4, 0, 0))))
-    wrong = dataclasses.replace(embodiment, chain=tuple(links))
+    arm = dataclasses.replace(embodiment.arm(), chain=tuple(links))
+    wrong = dataclasses.replace(embodiment, arms=(arm,))
     assert largest_difference(wrong, scene, data, 5)[0] > 1e-4
 
 

@@ -1,0 +1,1 @@
+"""How fast data are read, side by side with what others use; ``robopolicy data bench``."""

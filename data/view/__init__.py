@@ -1,0 +1,1 @@
+"""Episodes to look at: one HTML file that needs nothing else, or a recording for rerun."""

@@ -1,0 +1,1 @@
+"""Subcommands of ``robopolicy data``, one file each, named like the subcommand."""
