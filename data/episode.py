@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,13 @@ class Episode:
         streams: Name -> array whose first axis is time; names, dtypes and widths as the store lists them
             (``state``, ``action``, ``time_ns``, ``image/front`` ...). Frames may be :class:`EncodedFrames`.
         language: Instruction, may be empty.
-        success: Whether the task was achieved.
+        success: Whether the task was achieved; None where nobody said.
         metadata: Anything JSON can hold (seed, index, operator ...).
     """
 
     streams: dict[str, NDArray[Any] | EncodedFrames]
     language: str = ""
-    success: bool = False
+    success: bool | None = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -328,10 +329,10 @@ def _check_time(where: str, time_ns: NDArray[np.int64], fps: float | None) -> No
 
 
 def _check_labels(where: str, episode: Episode) -> None:
-    if not isinstance(episode.language, str) or not isinstance(episode.success, (bool, np.bool_)):
+    if not isinstance(episode.language, str) or not isinstance(episode.success, (bool, np.bool_, NoneType)):
         raise DataError(
             explain(
-                f"{where}: language must be text and success a truth value",
+                f"{where}: language must be text and success a truth value or None",
                 given=(type(episode.language).__name__, type(episode.success).__name__),
             )
         )

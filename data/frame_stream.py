@@ -140,7 +140,13 @@ class ShardFrames:
             self._read_raw(number, frame, out)
         else:
             payload = self._payload(number, frame)
-            decode_frame(payload, out, self.layout, self.decode, self._where(number, frame))
+            if not payload or self.layout.codec != "jpeg":
+                decode_frame(payload, out, self.layout, self.decode, self._where(number, frame))
+                return
+            try:
+                self.decode(payload, out)
+            except DataError as error:  # where it is takes longer to say than to find
+                raise DataError(f"{self._where(number, frame)}: {error}") from error
 
     def _read_raw(self, number: int, frame: int, out: NDArray[Any]) -> None:
         """Straight into the batch."""

@@ -227,7 +227,7 @@ class StoreWriter:
     def _record(episode: Episode, length: int, digest: str) -> bytes:
         entry = {
             "length": length,
-            "success": bool(episode.success),
+            "success": None if episode.success is None else bool(episode.success),
             "language": episode.language,
             "metadata": episode.metadata,
             "sha256": digest,

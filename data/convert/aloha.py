@@ -116,7 +116,7 @@ class AlohaSource:
                 text = f"no images of {absent} in {file.path.name}; it has {cameras}"
                 return Reading(None, [Finding("missing_camera", text, "error", episode)])
         metadata = {"source": {"id": episode, "file": self._files[episode].name, "sim": simulated, "shift": late}}
-        return Reading(Episode(streams, self.options.task, self.options.assume_success, metadata))
+        return Reading(Episode(streams, self.options.task, self.options.assume_success or None, metadata))
 
     def _frames(self, file: Hdf5File, camera: str, rows: int, seen: slice) -> EncodedFrames | FrameSequence:
         key = f"{_IMAGES}/{camera}"

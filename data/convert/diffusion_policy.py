@@ -170,7 +170,7 @@ class DiffusionPolicySource:
         metadata = {**metadata, "source": {"id": episode, "rows": [start, stop]}}
         return Reading(Episode(dict(streams), language, success, metadata), findings)
 
-    def _labels(self, episode: str) -> tuple[str, bool, dict[str, Any]]:
+    def _labels(self, episode: str) -> tuple[str, bool | None, dict[str, Any]]:
         """Instruction, success and metadata: the export's own, unless an option says otherwise."""
         language, success = self.options.language, self.options.success
         entries = self.attributes[conventions.OWN].get("episodes") if self.convention.name == "own" else None
@@ -182,7 +182,8 @@ class DiffusionPolicySource:
         metadata = dict(entry["metadata"])
         if "source" in metadata:
             metadata["exported_from"] = metadata.pop("source")
-        return language or str(entry.get("language", "")), success or bool(entry.get("success")), metadata
+        stated = entry.get("success") if success is None else success
+        return language or str(entry.get("language", "")), None if stated is None else bool(stated), metadata
 
     def _time(self, episode: str, rows: int, findings: list[Finding]) -> NDArray[np.int64]:
         if "timestamp" not in self.buffer.arrays:

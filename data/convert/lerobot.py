@@ -177,9 +177,8 @@ class LeRobotSource:
         if len(tasks) > 1:
             metadata["tasks"] = tasks
         success = streams.get("source/next.success")
-        if success is None:
-            metadata["success_stated"] = False
-        return Episode(streams, tasks[0] if tasks else "", bool(success is not None and np.any(success)), metadata)
+        stated = None if success is None else bool(np.any(success))
+        return Episode(streams, tasks[0] if tasks else "", stated, metadata)
 
     def _clock(self, table: Any, episode: str, findings: list[Finding]) -> NDArray[np.float64]:
         """f64 [T] seconds of every row: nominal where the time stamps agree with it, otherwise the stamps."""

@@ -121,7 +121,7 @@ class LiberoSource:
         turn = _TURNS[self._flip(file)]
         for key in self.images:
             streams[f"image/{_slot(key)}"] = file.frames(f"{demo}/obs/{key}", seen, turn)
-        success = bool(extra["rewards"].max() > 0) if "rewards" in extra else False
+        success = bool(extra["rewards"].max() > 0) if "rewards" in extra else None
         metadata = {"source": {"id": episode, "file": file.path.name, "bddl": self._bddl(file)}}
         return Reading(Episode(streams, self._language(file), success, metadata), [])
 

@@ -38,7 +38,7 @@ class McapOptions:
         "a file whose end is missing: refuse it, or read it as far as it goes", default="refuse"
     )
     language: str = setting("instruction where no topic gives one", default="")
-    success: bool = setting("label where no topic gives one", default=False)
+    success: bool | None = setting("label where no topic gives one", default=None)
 
 
 class McapSource:

@@ -74,7 +74,7 @@ def _prepared(episode: Episode, name: str, how: Preparation) -> Episode:
             streams[key] = framed(streams[key], height, width, how.codec)
     metadata: dict[str, Any] = dict(episode.metadata)
     metadata["source"] = {**(metadata.get("source") or {}), "id": name}
-    return Episode(streams, episode.language, bool(episode.success), metadata)
+    return Episode(streams, episode.language, episode.success, metadata)
 
 
 def framed(frames: Any, height: int, width: int, codec: str) -> NDArray[Any] | EncodedFrames:

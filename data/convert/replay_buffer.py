@@ -33,7 +33,7 @@ class ReplayOptions:
         "arrays or episode_ends of unequal lengths: refuse, or keep the rows that all of them have", default="refuse"
     )
     language: str = setting("instruction given to every episode; the files have none", default="")
-    success: bool = setting("label given to every episode; the files have none", default=False)
+    success: bool | None = setting("label given to every episode; the files have none", default=None)
 
 
 def find_buffer(path: Path) -> tuple[Path, str] | None:

@@ -117,7 +117,8 @@ class RldsSource:
             streams = {name: _without_first(array) for name, array in streams.items()}
         reward = values("reward") if "reward" in self.plan.extra else np.zeros(1)
         metadata = {"source": {"id": episode, "terminal": bool(flags.get("is_terminal", [False])[-1]), **labels[1]}}
-        success = self.options.assume_success or bool(np.ravel(reward)[-1] > 0)
+        # rewards of 0 throughout say nothing: many data sets carry the key without meaning it
+        success = True if self.options.assume_success or np.ravel(reward)[-1] > 0 else None
         return Reading(Episode(streams, labels[0], success, metadata), findings)
 
     def _find(self, episode: str) -> tuple[Shard, int]:

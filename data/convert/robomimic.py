@@ -136,7 +136,8 @@ class RobomimicSource:
         streams["time_ns"] = nominal_time_ns(rows, self.fps)
         rewards = np.asarray(streams.get("source/rewards", np.zeros((1, 1))))
         sparse = not self.kwargs.get("reward_shaping", False)
-        success = self.options.assume_success or bool(sparse and rewards.max() > 0)
+        stated = sparse and "source/rewards" in streams
+        success = True if self.options.assume_success else (bool(rewards.max() > 0) if stated else None)
         metadata = {"source": {"id": episode, "file": file.path.name}}
         language = str(file.json_attribute(demo, "ep_meta").get("lang", ""))
         return Reading(Episode(streams, language, success, metadata), findings)

@@ -75,7 +75,7 @@ def send(prepared: Prepared, path: Path) -> None:
         header["episode"] = {
             "streams": streams,
             "language": episode.language,
-            "success": bool(episode.success),
+            "success": None if episode.success is None else bool(episode.success),
             "metadata": episode.metadata,
         }
     text = json.dumps(header).encode()

@@ -136,10 +136,11 @@ def _stream(store: StoreContents, name: str, spec: StreamSpec, sizes: Mapping[st
 
 def _episodes(store: StoreContents) -> dict[str, Any]:
     lengths = np.diff(store.episode_ends, prepend=0)
-    successes, languages, sources = 0, Counter[str](), Counter[str]()
+    successes, stated, languages, sources = 0, 0, Counter[str](), Counter[str]()
     for i in range(store.num_episodes):
         info = store.info(i)
         successes += bool(info["success"])
+        stated += info["success"] is not None
         languages[info["language"]] += 1
         source = info["metadata"].get("source")
         if isinstance(source, Mapping) and "store" in source:
@@ -152,7 +153,8 @@ def _episodes(store: StoreContents) -> dict[str, Any]:
         "deleted": list(store.tombstones),
         "length": length_summary(lengths),
         "successes": successes,
-        "success_rate": successes / count if count else None,
+        "success_stated": stated,
+        "success_rate": successes / stated if stated else None,
         "num_languages": len(languages),
         "languages": dict(languages.most_common(MAX_LANGUAGES)),
         "from_stores": dict(sources),

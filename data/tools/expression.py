@@ -7,6 +7,9 @@
     "cup" in language or metadata["camera angle"] < 30
     30 <= length < 400 and metadata.source.id != null
 
+An episode whose success nobody stated is chosen only if the condition holds for it either way: neither ``success`` nor
+``not success`` chooses it, ``success == null`` does.
+
 Names are those of :data:`FIELDS`; ``metadata.a.b`` and ``metadata["a b"]`` go into the metadata. A name that one
 episode lacks is ``null`` there: equal to ``null`` only, and no order comparison with it holds. A name that **no**
 episode has is a mistake and refused (:func:`matching`).
@@ -25,7 +28,7 @@ from robopolicy.errors import CommandError, explain, suggest
 __all__ = ["FIELDS", "Expression", "matching", "parse_expression"]
 
 FIELDS = {
-    "success": "true or false",
+    "success": "true, false, or null where nobody said",
     "language": "the instruction",
     "length": "rows",
     "duration_s": "length divided by the store's rate",
@@ -71,7 +74,14 @@ class Expression:
         Raises:
             CommandError: values that cannot be compared, with their place in the text.
         """
+        if record.get("success", False) is None and not self._names_null():
+            return all(bool(self._value(self.tree, {**record, "success": either})) for either in (True, False))
         return bool(self._value(self.tree, record))
+
+    def _names_null(self) -> bool:
+        return any(isinstance(n, ast.Name) and n.id.lower() in ("null", "none") for n in ast.walk(self.tree)) or any(
+            isinstance(n, ast.Constant) and n.value is None for n in ast.walk(self.tree)
+        )
 
     def _value(self, node: ast.expr, record: Mapping[str, Any]) -> Any:
         if isinstance(node, ast.BoolOp):

@@ -125,7 +125,7 @@ def description_text(about: Mapping[str, Any]) -> str:
     if episodes["count"]:
         lines.append(
             f"lengths  {length['min']} to {length['p100']} rows, half below {length['p50']:g}; "
-            f"success {episodes['successes']} of {episodes['count']} ({episodes['success_rate']:.1%})"
+            f"success {_success(episodes)}"
         )
         shown = [f"'{text}' {count}" if text else f"(no text) {count}" for text, count in episodes["languages"].items()]
         more = episodes["num_languages"] - len(shown)
@@ -168,3 +168,11 @@ def _stream(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 def _channel(entry: Mapping[str, Any]) -> str:
     span = f" [{entry['min']:.3g}, {entry['max']:.3g}]" if "min" in entry else ""
     return entry["name"] + span + (f" {entry['unit']}" if entry["unit"] else "")
+
+
+def _success(episodes: Mapping[str, Any]) -> str:
+    if not episodes["success_stated"]:
+        return "not stated"
+    silent = episodes["count"] - episodes["success_stated"]
+    rest = f", not stated of {silent}" if silent else ""
+    return f"{episodes['successes']} of {episodes['success_stated']} ({episodes['success_rate']:.1%}){rest}"

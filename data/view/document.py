@@ -55,7 +55,7 @@ def episode_document(
         "index": index,
         "length": info["length"],
         "language": info["language"],
-        "success": bool(info["success"]),
+        "success": info["success"],
         "id": source_id(info["metadata"]),
         "metadata": info["metadata"],
         "findings": list(findings),

@@ -103,14 +103,15 @@ Keys: space plays, left and right step, up and down change the episode.</p></div
 
 def _tiles(about: dict[str, Any]) -> Markup:
     episodes, length = about["episodes"], about["episodes"]["length"]
-    rate = episodes["success_rate"] or 0.0
+    rate = episodes["success_rate"]
+    share = "not stated" if rate is None else f"{rate * 100:.0f} %"
     minutes = episodes["duration_s"] / 60
     hidden = len(episodes["deleted"])
     deleted = f"{hidden} deleted ones are hidden" if hidden else f"{minutes:.1f} minutes"
     return tiles(
         [
             ("episodes", str(episodes["count"]), deleted, ""),
-            ("success", f"{rate * 100:.0f} %", f"{episodes['successes']} of {episodes['count']}", ""),
+            ("success", share, f"{episodes['successes']} of {episodes['success_stated']} that say so", ""),
             ("length", f"{length['p50']:g}", f"rows, median; {length['min']} to {length['p100']}", ""),
             ("steps", str(episodes["steps"]), f"at {about['fps']:g} Hz", ""),
             ("cameras", str(len(about["cameras"])), ", ".join(c["name"] for c in about["cameras"]) or "none", ""),

@@ -23,7 +23,8 @@ function listEpisodes() {
   doc.episodes.forEach((e, i) => {
     const b = make("button");
     b.type = "button"; b.setAttribute("role", "option");
-    b.append(make("span", e.success ? "\u2713" : "\u2717", "mark " + (e.success ? "good" : "bad")),
+    b.append(make("span", e.success === null ? "?" : e.success ? "\u2713" : "\u2717",
+        "mark " + (e.success === null ? "" : e.success ? "good" : "bad")),
       make("span", "episode " + e.index + (e.findings.length ? " \u26a0" : "")),
       make("span", e.length + " rows", "rows"));
     if (e.language || e.id) b.append(make("span", e.language || e.id, "text"));
@@ -39,7 +40,9 @@ function choose(i) {
   $("list").children[i].scrollIntoView({block: "nearest"});
   $("what").textContent = "Episode " + episode.index;
   const seconds = episode.time[episode.time.length - 1];
-  const badges = [[episode.success ? "\u2713 success" : "\u2717 failure", episode.success ? "good" : "bad"],
+  const badges = [[episode.success === null ? "success not stated" :
+    episode.success ? "\u2713 success" : "\u2717 failure",
+    episode.success === null ? "" : episode.success ? "good" : "bad"],
     [episode.length + " rows, " + seconds.toFixed(2) + " s", ""]];
   if (episode.id) badges.push(["source " + episode.id, ""]);
   if (episode.findings.length) badges.push([episode.findings.length + " findings", "warn"]);

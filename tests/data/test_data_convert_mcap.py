@@ -237,7 +237,7 @@ def test_json_messages_with_foxglove_images_labels_and_marks(tmp_path):
     np.testing.assert_allclose(readings[0].episode.streams["state"], np.stack([rows / 2 + 1, rows + 1], 1))
     np.testing.assert_allclose(readings[0].episode.streams["action"][:, 0], rows + 2, err_msg="a step of two later")
     assert [store.info(i)["language"] for i in (0, 1)] == ["none", "put the cup down"]
-    assert [store.info(i)["success"] for i in (0, 1)] == [False, True]
+    assert [store.info(i)["success"] for i in (0, 1)] == [None, True]
     assert (store.read("seven") == 7).all()
 
 

@@ -123,3 +123,10 @@ def test_order_is_that_of_numbers(low: int, high: int) -> None:
     found = matching(parse_expression(f"{low} <= length <= {high}"), RECORDS)
     assert found == [i for i, r in enumerate(RECORDS) if low <= r["length"] <= high]
     assert not math.isnan(len(found))
+
+
+def test_an_unknown_success_is_neither_success_nor_failure() -> None:
+    records = [*RECORDS, {"index": 3, "success": None, "language": "", "length": 10, "duration_s": 0.5}]
+    chosen = {text: matching(parse_expression(text), records) for text in ("success", "not success", "success == null")}
+    assert chosen == {"success": [0, 2], "not success": [1], "success == null": [3]}
+    assert matching(parse_expression("success or length == 10"), records) == [0, 2, 3]
