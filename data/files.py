@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from robopolicy.errors import DataError, StoreNotFoundError, explain
 
-__all__ = ["DAMAGE", "Files", "LocalFiles", "ZipFiles", "is_zip", "store_url"]
+__all__ = ["DAMAGE", "Files", "LocalFiles", "ZipFiles", "is_zip", "lasting_path", "store_url"]
 
 DAMAGE = "the file is damaged; restore it from a copy of the store, or collect the data again"
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")  # two letters or more, or it would be a drive
@@ -216,3 +216,8 @@ class ZipFiles:
         from zarr.storage import ZipStore
 
         return ZipStore(self.path, mode="r")
+
+
+def lasting_path(path: str | Path) -> str:
+    """``path`` as it is found again from any folder: a URL as it is, a local path made absolute."""
+    return store_url(path) or str(Path(path).absolute())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.files import lasting_path
 from robopolicy.data.mixture_config import MemberConfig, MixtureConfig, read_mixture
 from robopolicy.data.mixture_order import shares
 from robopolicy.data.resample import ResampledStore, at_rate
@@ -179,7 +180,7 @@ class Mixture:
         """What a checkpoint keeps of the data: stores, rates, residuals of resampling, embodiments."""
         config = to_dict(self.config)
         for entry in config["stores"]:
-            entry["path"] = str(Path(entry["path"]).absolute())  # a run is continued from any folder
+            entry["path"] = lasting_path(entry["path"])  # a run is continued from any folder
         return {
             "mixture": config,
             "content_hash": self.content_hash,
@@ -189,7 +190,7 @@ class Mixture:
             "rate_hz": self.rate_hz,
             "stores": [
                 {
-                    "path": str(Path(store.path).absolute()),
+                    "path": lasting_path(store.path),
                     "task": store.task,
                     "episodes": store.num_episodes,
                     "steps": store.num_steps,

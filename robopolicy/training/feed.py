@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
+from robopolicy.data.files import lasting_path
 from robopolicy.data.frame_cache import default_cache_bytes
 from robopolicy.data.loader import Loader
 from robopolicy.data.mixture import Mixture
@@ -127,7 +128,7 @@ class StoreSource:
         """Path, content, task, size, embodiment."""
         store = self.store
         return {
-            "path": str(self.path.absolute()),
+            "path": lasting_path(self.path),
             "content_hash": store.content_hash,
             "task": store.task,
             "episodes": int(store.num_episodes),

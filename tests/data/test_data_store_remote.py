@@ -14,6 +14,7 @@ import zarr
 
 from robopolicy.data import layout
 from robopolicy.data.archive import pack
+from robopolicy.data.files import lasting_path
 from robopolicy.data.jpeg_codec import register_jpeg_codec
 from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import WindowDataset, WindowSpec
@@ -224,3 +225,10 @@ def test_addresses_that_cannot_be_read() -> None:
         EpisodeStore.open("https://example.org/y.zarr.zip")
     with pytest.raises(StorageError, match="1 attempt"):
         EpisodeStore.open("http://127.0.0.1:9/y.zarr", storage={**data_servers.QUICK, "attempts": 1})
+
+
+def test_a_url_is_kept_for_a_run_that_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert lasting_path(Path("https://host/a/set.zarr")) == "https://host/a/set.zarr"  # a Path has lost one slash
+    assert lasting_path("s3://bucket/set.zarr") == "s3://bucket/set.zarr"
+    assert lasting_path("set.zarr") == str(tmp_path / "set.zarr")
