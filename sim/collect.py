@@ -103,10 +103,10 @@ def collect(
                             mend="lower action_noise, or check the task's region against the arm's reach",
                         )
                     )
-                if episode.success or keep_failures:
+                if bool(episode.success) or keep_failures:
                     store.append(episode, embodiment=card)
                     if progress is not None:
-                        progress(store.num_episodes, episodes, episode.success)
+                        progress(store.num_episodes, episodes, bool(episode.success))
                 if store.num_episodes >= episodes:
                     break
         finally:
