@@ -8,6 +8,7 @@ store; a run that asks for something else is refused.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,11 +155,12 @@ class _Run:
         wanted = ids[:limit] if limit is not None else ids
         missing = [i for i in wanted if i not in self.present]
         before, total = self.store.num_episodes, self.store.num_episodes + len(missing)
+        spool = self.out.with_name(f".{self.out.name}.spool")
+        shutil.rmtree(spool, ignore_errors=True)  # of a killed run; the store's lock is ours, so nobody works in it
         with contextlib.ExitStack() as stack:
             stack.callback(self.book.close)
             pool: WorkerPool | None = None
             if workers > 1 and len(missing) > 1:
-                spool = self.out.with_name(f".{self.out.name}.spool")
                 pool = WorkerPool(self.request, min(workers, len(missing)), spool, replace_dead=self.skip_bad)
                 stack.enter_context(pool)
             try:

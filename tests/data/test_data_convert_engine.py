@@ -209,6 +209,18 @@ def test_kill_nine_at_any_moment_loses_nothing_committed(tmp_path: Path) -> None
     assert not (out / JOURNAL_FILE).exists()
 
 
+@pytest.mark.parametrize("limit", [2, 3])
+def test_what_workers_of_a_killed_run_left_is_removed_by_one_process(tmp_path: Path, limit: int) -> None:
+    toy.write_source(tmp_path / "src", 3)
+    run(tmp_path, limit=limit)  # 3: nothing is missing for the second run
+    left = tmp_path / ".out.zarr.spool"
+    left.mkdir()
+    (left / "0.episode").write_bytes(b"half")
+    run(tmp_path)
+    assert not left.exists()
+    verify(tmp_path / "out.zarr", ["ep0", "ep1", "ep2"])
+
+
 def test_ctrl_c_leaves_a_store_that_continues(tmp_path: Path) -> None:
     toy.write_source(tmp_path / "src", 10)
 
