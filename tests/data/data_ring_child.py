@@ -6,6 +6,7 @@ With ``fork`` it has a child of its own that has inherited its sockets and outli
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from robopolicy.data import Loader, WindowDataset, WindowSpec
 from robopolicy.data.store import EpisodeStore
+
+# A shell that starts something in the background has it ignore Ctrl-C, and so its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if __name__ == "__main__":
     windows = WindowDataset(EpisodeStore.open(sys.argv[1]), WindowSpec(2, 8, cameras=("front",)), cache_bytes=0)
