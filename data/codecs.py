@@ -27,13 +27,16 @@ except ImportError:  # no wheel for this platform: Pillow alone, the same pixels
 
 __all__ = [
     "FAST_DECODER",
+    "FRAME_OFFSET",
     "JPEG_CODEC",
     "JPEG_QUALITY",
+    "VECTOR_BYTES",
     "JpegDecoder",
     "check_jpeg_end",
     "check_jpeg_size",
     "decode_jpeg",
     "decode_jpeg_pillow",
+    "decoder_into",
     "encode_jpeg",
     "jpeg_codec_metadata",
 ]
@@ -45,7 +48,10 @@ FAST_DECODER: str | None = simplejpeg and f"simplejpeg {simplejpeg.__version__}"
 """What decodes straight into the batch, None for Pillow alone."""
 JPEG_CODEC = "robopolicy.jpeg"
 JPEG_QUALITY = 95
-_VECTOR_BYTES = 32
+VECTOR_BYTES = 32
+"""Of the widest registers that libjpeg-turbo stores with."""
+FRAME_OFFSET = VECTOR_BYTES // 2
+"""Distance of a batch from a multiple of a vector register, see :func:`_scratch`."""
 _SMALL = 1 << 17
 _BUFFERS = threading.local()
 _BEGINNINGS: dict[tuple[int, ...], bytes] = {}
@@ -65,6 +71,28 @@ def encode_jpeg(frame: NDArray[np.uint8], quality: int = JPEG_QUALITY, subsampli
     return buffer.getvalue()
 
 
+def decoder_into(out: NDArray[Any], decode: JpegDecoder) -> JpegDecoder:
+    """The fastest equal of ``decode`` for the frames of ``out`` [n, H, W, C].
+
+    Where every frame stands at such an address as :class:`~robopolicy.data.batch_memory.BatchMemory` gives,
+    :func:`decode_jpeg` can do without a buffer of its own and the copy out of it.
+    """
+    stride = math.prod(out.shape[1:]) * out.itemsize
+    fits = out.flags.c_contiguous and stride % VECTOR_BYTES == 0 and out.ctypes.data % VECTOR_BYTES
+    return _decode_in_place if decode is decode_jpeg and fits else decode
+
+
+def _decode_in_place(blob: bytes | memoryview, out: NDArray[np.uint8]) -> None:
+    check_jpeg_size(blob, out.shape)
+    if simplejpeg is not None:
+        try:
+            if simplejpeg.decode_jpeg(blob, "RGB", buffer=out).shape == out.shape:
+                return
+        except ValueError:
+            pass
+    decode_jpeg_pillow(blob, out)
+
+
 def decode_jpeg(blob: bytes | memoryview, out: NDArray[np.uint8]) -> None:
     """Decode a JPEG file into ``out``, uint8 [H, W, 3] RGB.
 
@@ -75,19 +103,13 @@ def decode_jpeg(blob: bytes | memoryview, out: NDArray[np.uint8]) -> None:
     Raises:
         DataError: not a JPEG, cut short, or of another size.
     """
-    check_jpeg_size(blob, out.shape)
-    if simplejpeg is not None:
-        small = out.size <= _SMALL  # a copy costs less than to ask for the address
-        aside = small or not out.flags.c_contiguous or out.ctypes.data % _VECTOR_BYTES == 0
-        place = _scratch(out.shape) if aside else out
-        try:
-            if simplejpeg.decode_jpeg(blob, "RGB", buffer=place).shape == out.shape:
-                if place is not out:
-                    out[...] = place
-                return
-        except ValueError:
-            pass
-    decode_jpeg_pillow(blob, out)
+    small = out.size <= _SMALL  # a copy costs less than to ask for the address
+    if small or not out.flags.c_contiguous or out.ctypes.data % VECTOR_BYTES == 0:
+        place = _scratch(out.shape)
+        _decode_in_place(blob, place)
+        out[...] = place
+    else:
+        _decode_in_place(blob, out)
 
 
 def _scratch(shape: tuple[int, ...]) -> Any:
@@ -99,8 +121,8 @@ def _scratch(shape: tuple[int, ...]) -> Any:
     known = getattr(_BUFFERS, "frame", None)
     if known is None or known.shape != shape:
         size = math.prod(shape)
-        buffer = np.empty(size + _VECTOR_BYTES + 1, np.uint8)
-        first = -buffer.ctypes.data % _VECTOR_BYTES + 1
+        buffer = np.empty(size + 2 * VECTOR_BYTES, np.uint8)
+        first = -buffer.ctypes.data % VECTOR_BYTES + FRAME_OFFSET
         known = _BUFFERS.frame = buffer[first : first + size].reshape(shape)
     return known
 

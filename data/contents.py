@@ -212,7 +212,7 @@ class StoreContents:
 
         Args:
             camera: Name.
-            decode: JPEG decoder, see :mod:`robopolicy.data.torch_jpeg` for another.
+            decode: JPEG decoder.
 
         Raises:
             UnknownNameError: no such camera.

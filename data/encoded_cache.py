@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.codecs import decoder_into
 from robopolicy.data.frame_stream import ShardFrames, open_stream
 from robopolicy.data.resize import resize_frame
 from robopolicy.data.shared_block import SharedBlock, aligned
@@ -77,6 +78,7 @@ class EncodedRam:
         self.prepare()
         native = self.stream.native
         scratch = None if out.shape[1:] == native else np.empty(native, np.uint8)
+        decode = self.stream.decode if scratch is not None else decoder_into(out, self.stream.decode)
         starts, stops = self._offsets[places].tolist(), self._offsets[places + 1].tolist()
         seen: dict[int, int] = {}
         for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
@@ -87,7 +89,7 @@ class EncodedRam:
                 out[i] = 0
                 continue
             try:
-                self.stream.decode(self._bytes[start:stop], out[i] if scratch is None else scratch)
+                decode(self._bytes[start:stop], out[i] if scratch is None else scratch)
             except DataError as error:
                 raise DataError(explain(f"{self.stream.folder}, place {int(places[i])}: {error}")) from error
             if scratch is not None:

@@ -22,7 +22,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.data.codecs import JpegDecoder, decode_jpeg
+from robopolicy.data.codecs import JpegDecoder, decode_jpeg, decoder_into
 from robopolicy.data.files import DAMAGE, LocalFiles
 from robopolicy.data.layout import ImageLayout
 from robopolicy.data.resize import resize_frame
@@ -107,6 +107,7 @@ class ShardFrames:
             DataError: a file is missing, cut short or altered.
         """
         scratch = None if out.shape[1:] == self.native else np.empty(self.native, self.dtype)
+        decode = self.decode if scratch is not None else decoder_into(out, self.decode)
         shards, frames = (part.tolist() for part in np.divmod(rows, self.layout.shard_frames))
         order = np.argsort(rows, kind="stable")  # along the file, as disks like it
         previous, at = -1, -1
@@ -115,9 +116,9 @@ class ShardFrames:
                 out[i] = out[at]
                 continue
             if scratch is None:
-                self._read(shards[i], frames[i], out[i])
+                self._read(shards[i], frames[i], out[i], decode)
             else:
-                self._read(shards[i], frames[i], scratch)
+                self._read(shards[i], frames[i], scratch, decode)
                 resize_frame(scratch, out[i])
             previous, at = row, i
 
@@ -135,16 +136,16 @@ class ShardFrames:
         """Stored bytes of one frame without its checksum, empty when it was never written."""
         return self._payload(*divmod(row, self.layout.shard_frames))
 
-    def _read(self, number: int, frame: int, out: NDArray[Any]) -> None:
+    def _read(self, number: int, frame: int, out: NDArray[Any], decode: JpegDecoder) -> None:
         if self.layout.codec == "raw":
             self._read_raw(number, frame, out)
         else:
             payload = self._payload(number, frame)
             if not payload or self.layout.codec != "jpeg":
-                decode_frame(payload, out, self.layout, self.decode, self._where(number, frame))
+                decode_frame(payload, out, self.layout, decode, self._where(number, frame))
                 return
             try:
-                self.decode(payload, out)
+                decode(payload, out)
             except DataError as error:  # where it is takes longer to say than to find
                 raise DataError(f"{self._where(number, frame)}: {error}") from error
 

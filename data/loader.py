@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.batch_memory import BatchMemory
 from robopolicy.data.frame_cache import FrameTier
 from robopolicy.errors import DataError, RobopolicyError, explain
 
@@ -78,6 +79,7 @@ class Loader:
             )
         self.dataset, self.batch_size = dataset, batch_size
         self.workers = workers if dataset.frame_tiers else 0
+        self._memory = BatchMemory()
         self._ring: Ring | None = None
         self._jobs: deque[tuple[int, NDArray[np.integer]]] = deque()
         self._pid = os.getpid()
@@ -101,7 +103,7 @@ class Loader:
     def batch(self, indices: NDArray[np.integer]) -> Batch:
         """One batch of the windows ``indices`` [B], gathered here."""
         data = self.dataset
-        arrays = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in data.array_layout().items()}
+        arrays = self._memory.empty(data.array_layout(), len(indices))
         data.gather_low(indices, arrays)
         for name, places in data.frame_places(indices).items():
             tier, out = data.frame_tiers[name], arrays[name.partition("#")[0]]

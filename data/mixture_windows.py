@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.batch_memory import BatchMemory
 from robopolicy.data.frame_cache import FrameTier, default_cache_bytes
 from robopolicy.data.mixture import Mixture
 from robopolicy.data.windows import WindowDataset, WindowSpec
@@ -72,6 +73,7 @@ class MixtureDataset:
         self._offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         if not len(self):
             raise DataError(explain("no episodes to make windows of", mend="hold fewer episodes out"))
+        self._memory = BatchMemory()
         self.frame_tiers: dict[str, FrameTier] = {
             f"image/{role}#{index}": windows.frame_tiers[f"image/{camera}"]
             for index, windows in enumerate(self._windows)
@@ -130,7 +132,7 @@ class MixtureDataset:
         Raises:
             DataError: an index out of range, or a damaged frame, named.
         """
-        out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.array_layout().items()}
+        out = self._memory.empty(self.array_layout(), len(indices))
         self.gather_low(indices, out)
         for name, places in self.frame_places(indices).items():
             tier, here = self.frame_tiers[name], places >= 0

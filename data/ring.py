@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy import errors
+from robopolicy.data.codecs import FRAME_OFFSET
 from robopolicy.data.frame_cache import FrameTier
 from robopolicy.data.ring_worker import COMMAND, FILL, GATHER, REPLY, receive
 from robopolicy.data.shared_block import SharedBlock, aligned
@@ -68,8 +69,8 @@ class Ring:
         self.batch_size, self.slots, self._pid = batch_size, slots, os.getpid()
         self._layout, self._offsets, at = dict(layout), {}, 0
         for name, (shape, dtype) in layout.items():
-            self._offsets[name] = at
-            at += aligned(batch_size * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+            self._offsets[name] = at + FRAME_OFFSET
+            at += aligned(FRAME_OFFSET + batch_size * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         self._sources = list(tiers)
         self._addresses: dict[str, tuple[int, int]] = {}
         for name in self._sources:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.data.batch_memory import BatchMemory
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.frame_cache import DEFAULT_FILE_BYTES, CacheBudget, FrameTier, default_cache_bytes
 from robopolicy.data.frame_stream import stream_of
@@ -101,7 +102,7 @@ class WindowDataset:
                 :mod:`robopolicy.data.frame_cache`. Default: 4 GiB or half of the free memory.
             cache_folder: Where frames that do not fit into RAM may be kept decoded, as files.
             cache_file_bytes: Cap of that folder; the files unused for longest give way.
-            decode: JPEG decoder, see :mod:`robopolicy.data.torch_jpeg` for another.
+            decode: JPEG decoder.
 
         Raises:
             DataError: no such episode, none at all, or a stream that the store lacks.
@@ -129,6 +130,7 @@ class WindowDataset:
             None if cache_folder is None else Path(cache_folder),
             cache_file_bytes,
         )
+        self._memory = BatchMemory()
         self.frame_tiers: dict[str, FrameTier] = {name: self._tier(name, budget, decode) for name in spec.frame_streams}
 
     def __len__(self) -> int:
@@ -203,7 +205,7 @@ class WindowDataset:
             DataError: a damaged frame, named.
         """
         index = self._valid(indices)
-        out = {name: np.empty((len(index), *shape), dtype) for name, (shape, dtype) in self.array_layout().items()}
+        out = self._memory.empty(self.array_layout(), len(index))
         self.gather_low(index, out)
         for name, places in self.frame_places(index).items():
             tier = self.frame_tiers[name]

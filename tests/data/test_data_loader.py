@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from robopolicy.data import Loader, WindowDataset, WindowSpec
-from robopolicy.data.codecs import decode_jpeg, encode_jpeg
+from robopolicy.data.batch_memory import BatchMemory
+from robopolicy.data.codecs import decode_jpeg, decode_jpeg_pillow, decoder_into, encode_jpeg
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError
 
@@ -227,18 +228,26 @@ def test_deleted_episodes_do_not_shift_frames(path: Path, tmp_path: Path) -> Non
                     assert_equal(mine, batch)
 
 
-def test_both_decoders_give_the_same_pixels() -> None:
-    from robopolicy.data import torch_jpeg
-
-    noise = np.random.default_rng(4).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    blob = encode_jpeg(noise)
-    one, two = np.empty_like(noise), np.empty_like(noise)
-    decode_jpeg(blob, one)
-    torch_jpeg.decode_jpeg(blob, two)
-    np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, noise)
-    with pytest.raises(DataError, match="not a readable JPEG"):
-        torch_jpeg.decode_jpeg(b"\xff\xd8 nothing", two)
+@pytest.mark.parametrize("shape", [(96, 96, 3), (160, 128, 3), (97, 81, 3)])
+def test_every_way_of_decoding_gives_the_same_pixels(shape: tuple[int, int, int]) -> None:
+    frames = np.random.default_rng(4).integers(0, 256, (3, *shape), dtype=np.uint8)
+    blobs = [encode_jpeg(frame) for frame in frames]
+    batch = BatchMemory().empty({"image/front": (shape, np.dtype(np.uint8))}, 3)["image/front"]
+    decode = decoder_into(batch, decode_jpeg)
+    assert (decode is decode_jpeg) == bool(np.prod(shape) % 32)  # in place only where every frame stands well
+    for blob, direct in zip(blobs, batch, strict=True):
+        one, two = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+        decode(blob, direct)
+        decode_jpeg(blob, one)
+        decode_jpeg_pillow(blob, two)
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, direct)
+    assert not np.array_equal(batch, frames)
+    for way in (decode, decode_jpeg, decode_jpeg_pillow):
+        with pytest.raises(DataError, match="not a readable JPEG"):
+            way(b"\xff\xd8 nothing", batch[0])
+        with pytest.raises(DataError, match="not a readable JPEG"):
+            way(blobs[0][: len(blobs[0]) // 2], batch[0])
 
 
 def test_a_fork_does_not_use_or_end_the_workers_of_its_parent(data: WindowDataset) -> None:

@@ -45,9 +45,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = ShardFrames._read
 
-    def count(self: ShardFrames, shard: int, frame: int, out: np.ndarray) -> None:
+    def count(self: ShardFrames, shard: int, frame: int, *how: Any) -> None:
         seen.append(256 * shard + frame)
-        real(self, shard, frame, out)
+        real(self, shard, frame, *how)
 
     monkeypatch.setattr(ShardFrames, "_read", count)
     return seen
@@ -116,7 +116,7 @@ def test_processes_that_want_the_same_file_make_it_once(path: Path, tmp_path: Pa
     def use() -> None:
         seen = []
         real = ShardFrames._read
-        ShardFrames._read = lambda self, s, f, out: (seen.append(f), real(self, s, f, out))  # type: ignore[method-assign]
+        ShardFrames._read = lambda self, s, f, *how: (seen.append(f), real(self, s, f, *how))  # type: ignore[method-assign]
         total = int(frames(dataset(path, tmp_path)).astype(np.int64).sum())
         counts.put((len(seen), total))
 

@@ -115,7 +115,7 @@ def test_the_cache_decodes_each_frame_once(store: EpisodeStore, monkeypatch: pyt
     data = WindowDataset(store, WindowSpec(2, 4, cameras=("front",)))
     counted: list[int] = []
     real = ShardFrames._read
-    count = lambda self, shard, frame, out: (counted.append(256 * shard + frame), real(self, shard, frame, out))  # noqa: E731
+    count = lambda self, shard, frame, *how: (counted.append(256 * shard + frame), real(self, shard, frame, *how))  # noqa: E731
     monkeypatch.setattr(ShardFrames, "_read", count)
     for _ in range(3):
         data.gather(np.random.default_rng(0).permutation(len(data)))
