@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowDataset", "WindowSpec"]
 
+_Rows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
 
 @dataclass(frozen=True)
 class WindowSpec:
@@ -130,8 +132,8 @@ class WindowDataset:
             None if cache_folder is None else Path(cache_folder),
             cache_file_bytes,
         )
-        self._memory = BatchMemory()
         self.frame_tiers: dict[str, FrameTier] = {name: self._tier(name, budget, decode) for name in spec.frame_streams}
+        self._memory, self._layout = BatchMemory(), self.array_layout()
 
     def __len__(self) -> int:
         return self._size
@@ -205,9 +207,10 @@ class WindowDataset:
             DataError: a damaged frame, named.
         """
         index = self._valid(indices)
-        out = self._memory.empty(self.array_layout(), len(index))
-        self.gather_low(index, out)
-        for name, places in self.frame_places(index).items():
+        rows = self._rows(index)
+        out = self._memory.empty(self._layout, len(index))
+        self._gather_low(rows, out)
+        for name, places in self._places(index, rows).items():
             tier = self.frame_tiers[name]
             tier.gather(places, out[name].reshape(-1, *tier.frame))
         return _nested(out)
@@ -222,7 +225,10 @@ class WindowDataset:
         Raises:
             ShapeError: an index out of range.
         """
-        row, start, last = self._rows(self._valid(indices))
+        self._gather_low(self._rows(self._valid(indices)), out)
+
+    def _gather_low(self, rows: _Rows, out: Mapping[str, NDArray[Any]]) -> None:
+        row, start, last = rows
         seen = np.maximum(row + self._observation_offsets, start)
         wanted = row + self._action_offsets
         done = np.minimum(np.maximum(wanted, start), last)
@@ -237,11 +243,14 @@ class WindowDataset:
         if not self.frame_tiers:
             return {}
         index = self._valid(indices)
-        row, start, _ = self._rows(index)
+        return self._places(index, self._rows(index))
+
+    def _places(self, index: NDArray[np.int64], rows: _Rows) -> dict[str, NDArray[np.int64]]:
+        row, start, _ = rows
         seen = np.maximum(row + self._observation_offsets, start)
         places = (seen - (row - index[:, None])).ravel()  # a window's place is its newest row's
-        rows = self._stored(seen.ravel())
-        return {name: rows if tier.by_row else places for name, tier in self.frame_tiers.items()}
+        stored = self._stored(seen.ravel())
+        return {name: stored if tier.by_row else places for name, tier in self.frame_tiers.items()}
 
     def to_batch(self, arrays: Mapping[str, NDArray[Any]], indices: NDArray[np.integer]) -> Batch:
         """Arrays as :meth:`array_layout` names them -> tensors that share their memory."""
@@ -264,7 +273,7 @@ class WindowDataset:
             language=language if any(language) else None,
         )
 
-    def _rows(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _rows(self, index: NDArray[np.int64]) -> _Rows:
         """(newest row, first and last row of the episode) of each window, each [B, 1]."""
         episode = self._episode(index)
         row = index + self._shift[episode]
