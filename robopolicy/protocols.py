@@ -26,6 +26,10 @@ class PolicySpec:
         state: Whether it reads proprioception.
         environment_state: Width E of the privileged state it reads, 0 for none.
         cameras: Names of the cameras it reads.
+        depth: Cameras whose depth it reads.
+        sensors: Sensor histories that it reads (``wrench``, ``touch``).
+        point_cloud: Points per observation that it reads, 0 for none.
+        goal: Width G of the goal vector that it reads, 0 for none.
     """
 
     embodiment: Embodiment
@@ -35,6 +39,10 @@ class PolicySpec:
     state: bool = True
     environment_state: int = 0
     cameras: tuple[str, ...] = ()
+    depth: tuple[str, ...] = ()
+    sensors: tuple[str, ...] = ()
+    point_cloud: int = 0
+    goal: int = 0
 
 
 @runtime_checkable

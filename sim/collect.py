@@ -117,7 +117,7 @@ def collect(
 def _open(
     path: Path, task: str, card: Embodiment, cameras: tuple[str, ...], codec: str, settings: dict[str, Any]
 ) -> EpisodeStore:
-    names = load_task(task).environment_state_names
+    names = load_task(task, card.name).environment_state_names
     if not path.exists() or not any(path.iterdir()):
         return EpisodeStore.create(
             path,
@@ -186,6 +186,6 @@ class _Job:
                 "termination": result.termination,
                 "initial_state": dict(env.initial_state),
             }
-            return Episode(dict(recorder.streams()), env.task.instruction, result.success_at_end, metadata)
+            return Episode(dict(recorder.streams()), env.task.language(), result.success_at_end, metadata)
 
         return run

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.executor import ControlConfig, Executor
-from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.seeding import SPLITS, generator
@@ -81,16 +81,17 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         control: ControlConfig | None = None,
         render_mode: str | None = None,
     ):
-        self.task = load_task(task) if isinstance(task, str) else task
         self.embodiment = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
-        # First what a card without a simulation ends with, before anything that only one arm with a gripper has.
+        self.task = load_task(task, self.embodiment.name) if isinstance(task, str) else task
+        # First what a card without a simulation ends with, before anything that only a robot with kinematics has.
         self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
-        self.kinematics = Kinematics(self.embodiment)
+        self.kinematics = RobotKinematics(self.embodiment)
         self.cameras = tuple(self.embodiment.camera(name).name for name in cameras)
         self.render_profile, self.render_mode = render_profile, render_mode
         self.split = _known_split(split)
         self.model, self.data = self.scene.model, mujoco.MjData(self.scene.model)
-        self.task.bind(self.model, self.embodiment)
+        self.task.bind(self.scene)
+        self.start_position = self.embodiment.joints.pack({**self.embodiment.home, **self.task.home(self.embodiment)})
         physics_hz = 1.0 / self.model.opt.timestep
         self._substeps = integer_ratio(physics_hz, self.embodiment.setpoint_hz, what="physics rate / setpoint_hz")
         self.ticks_per_step = integer_ratio(
@@ -99,14 +100,15 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.tick_ns = round(1e9 / self.embodiment.setpoint_hz)
         self.executor = Executor(self.embodiment, control or ControlConfig())
         self._renderer: CameraRenderer | None = None
-        self._arm = np.array([i for i, n in enumerate(self.embodiment.joints.names) if n != self.embodiment.gripper])
-        self._gripper = self.embodiment.joints.index(self.embodiment.gripper)
         gain, bias = self.model.actuator_gainprm, self.model.actuator_biasprm
-        self._lead_s = (-bias[self.scene.actuator, 2] / gain[self.scene.actuator, 0])[self._arm]
+        lead_s = np.zeros(len(self.embodiment.joints))
+        lead_s[self.scene.arm] = (-bias[self.scene.actuator, 2] / gain[self.scene.actuator, 0])[self.scene.arm]
+        self._lead = lead_s / self.model.opt.timestep
         self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
         self.initial_state: dict[str, float] = {}
         self._servo_position = np.zeros(len(self.embodiment.joints))
         self._tick = self._held_ticks = self._steps = 0
+        self.failure: str | None = None
         self.action_space = _box(self.embodiment.action.lower, self.embodiment.action.upper)
         self.observation_space = self._observation_space()
         self._start(self.split, 0)
@@ -120,12 +122,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def robot_state(self) -> RobotState:
         """Measured joints: rad and rad/s; gripper opening 0..1 and 1/s."""
         scene, data = self.scene, self.data
-        position, velocity = np.empty(len(self.embodiment.joints)), np.empty(len(self.embodiment.joints))
-        position[self._arm], velocity[self._arm] = data.qpos[scene.joint_qpos], data.qvel[scene.joint_qvel]
-        travel_m = 2 * scene.finger_travel_m
-        position[self._gripper] = min(max(data.qpos[scene.finger_qpos].sum() / travel_m, 0.0), 1.0)
-        velocity[self._gripper] = data.qvel[scene.finger_qvel].sum() / travel_m
-        return RobotState(self.now_ns, position, velocity)
+        return RobotState(self.now_ns, scene.joint_position(data), scene.joint_velocity(data))
 
     def servo(self, position: NDArray[np.floating]) -> None:
         """Advance one setpoint tick; ``position`` [J] is reached at its end.
@@ -136,11 +133,9 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         Raises:
             SimulationError: the physics diverged.
         """
-        target = np.array(position, float)
-        target[self._gripper] *= self.scene.finger_travel_m
+        target = self.scene.control(position)
         step = (target - self._servo_position) / self._substeps
-        lead = np.zeros_like(step)
-        lead[self._arm] = step[self._arm] / self.model.opt.timestep * self._lead_s
+        lead = step * self._lead
         control, reference = self.data.ctrl, self._servo_position
         for _ in range(self._substeps):
             reference = reference + step
@@ -153,7 +148,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             raise SimulationError(
                 explain("the simulation went unstable", given=f"tick {self._tick}", mend="check the setpoints sent")
             )
+        self.task.tick(self.data)
         self._held_ticks = self._held_ticks + 1 if self.task.success(self.data) else 0
+        if self.failure is None:
+            self.failure = self.task.failure(self.data)
 
     def frame(self, cameras: Sequence[str] | None = None) -> Frame:
         """Sensors now; ``cameras`` replaces the environment's own list."""
@@ -172,6 +170,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             self._renderer = CameraRenderer(self.model, self.render_profile)
         return self._renderer.render(self.data, self.embodiment.camera(camera))
 
+    def metrics(self) -> dict[str, float]:
+        """The task's figures of the episode so far."""
+        return self.task.metrics()
+
     def success(self) -> bool:
         """Whether the task's condition has now lasted for its hold time."""
         return self._held_ticks >= self._hold_ticks
@@ -180,16 +182,14 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Put everything back: state, warm start, warnings, clock, executor; then draw the objects' places."""
         mujoco.mj_resetData(self.model, self.data)
         self.data.qacc_warmstart[:] = 0
-        home = self.embodiment.home_position
-        self.data.qpos[self.scene.joint_qpos] = home[self._arm]
-        self.data.qpos[self.scene.finger_qpos] = home[self._gripper] * self.scene.finger_travel_m
+        self.scene.place(self.data, self.start_position)
         rng = generator(self.task.name, self.embodiment.name, split, index)
         self.initial_state = self.task.reset(self.data, rng)
-        self._servo_position = home.copy()
-        self._servo_position[self._gripper] *= self.scene.finger_travel_m
+        self._servo_position = self.scene.control(self.start_position)
         self.data.ctrl[self.scene.actuator] = self._servo_position
         mujoco.mj_forward(self.model, self.data)
         self._tick = self._held_ticks = self._steps = 0
+        self.failure = None
         self.executor.reset(self.robot_state())
 
     # --------------------------------------------------------------------------------------------------- Gymnasium
@@ -227,8 +227,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         except SimulationError:
             info["termination"] = "unstable"
         self._steps += 1
-        if info["termination"] is None and self.success():
-            info["termination"] = "success"
+        if info["termination"] is None:
+            info["termination"] = "success" if self.success() else self.failure
         terminated = info["termination"] is not None
         truncated = not terminated and self._steps >= self.task.horizon
         if truncated:
@@ -273,7 +273,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             embodiment=self.embodiment.hash,
             image={name: np.stack([f.image[name] for f in frames]) for name in cameras},
             environment_state=np.stack([f.environment_state for f in frames]),
-            language=self.task.instruction,
+            language=self.task.language(),
         )
 
 

@@ -143,6 +143,8 @@ class _Run:
             self.termination = "success"
         elif self.env.executor.fault is not None:
             self.termination = "fault"
+        elif self.env.failure is not None:
+            self.termination = self.env.failure
 
     def _request(self) -> ActionChunk:
         frames = list(self.frames)

@@ -28,22 +28,23 @@ class ActionLayout:
     Attributes:
         position: Channels interpolated as they are: TCP position (m), or arm joints (rad).
         rotation: The six channels of the TCP's rotation, or none.
-        gripper: The gripper channel.
+        gripper: The channels of grippers, left out of jumps; joints of a hand count as arm joints.
     """
 
     position: NDArray[np.intp]
     rotation: NDArray[np.intp]
-    gripper: int
+    gripper: NDArray[np.intp]
 
     @classmethod
     def of(cls, embodiment: Embodiment) -> ActionLayout:
         """Layout of the card's action vector."""
         action = embodiment.action
-        gripper = action.index(embodiment.gripper)
         if embodiment.action_space == "ee_pose":
-            return cls(action.select("ee_position"), action.select("ee_rotation"), gripper)
-        arm = np.array([i for i in range(len(action)) if i != gripper], dtype=np.intp)
-        return cls(arm, np.array([], dtype=np.intp), gripper)
+            end = np.array([action.index(name) for name in embodiment.arm().end_effector], dtype=np.intp)
+            return cls(action.select("ee_position"), action.select("ee_rotation"), end)
+        grippers = [action.index(arm.gripper) for arm in embodiment.arms if arm.gripper]
+        joints = np.array([i for i in range(len(action)) if i not in grippers], dtype=np.intp)
+        return cls(joints, np.array([], dtype=np.intp), np.array(grippers, dtype=np.intp))
 
     def orthonormal(self, values: Array) -> Array:
         """[..., A] with the rotation channels made orthonormal (Gram-Schmidt)."""

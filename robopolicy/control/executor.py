@@ -90,6 +90,7 @@ class Executor:
         self.config = config or ControlConfig()
         self.limiter = SafetyLimiter(embodiment, self.config, tick_s)
         self.kinematics = self.limiter.kinematics
+        self._arm_joints = self.limiter.arm_joints
         self.schedule = ChunkSchedule(embodiment, self.config)
         self.tick_s = self.limiter.tick_s
         self._tick_ns = round(self.tick_s * 1e9)
@@ -200,7 +201,7 @@ class Executor:
     def _where(self) -> NDArray[np.floating]:
         """[A] action that would keep the commanded joints where they are."""
         command = self.limiter.command
-        return self.kinematics.tcp_state(command) if self._cartesian else command
+        return self.kinematics.only.tcp_state(command) if self._cartesian else command
 
     def _observe_time(self, now_ns: int) -> None:
         if self._last_ns is not None:
@@ -216,13 +217,13 @@ class Executor:
         """[J] request for a reference [A]."""
         if not self._cartesian:
             return reference
-        config, command = self.config, self.limiter.command
+        config, command, arm = self.config, self.limiter.command, self.kinematics.only
         x, y = reference[self._layout.rotation[:3]], reference[self._layout.rotation[3:]]
         rotation = np.stack([x, y, _cross(x, y)], axis=1)
         # Once the reference stands still the posture may not keep drifting, or the arm would never come to rest.
         pull = 0.0 if self.schedule.settled(target_ns) else config.nullspace_gain_hz * self.tick_s
-        solution = self.kinematics.solve(
-            command[self.kinematics.arm],
+        solution = arm.solve(
+            command[arm.arm],
             reference[self._layout.position],
             rotation,
             iterations=config.ik_iterations,
@@ -231,8 +232,8 @@ class Executor:
             max_rotation_error_rad=config.ik_max_rotation_error_rad,
             nullspace=pull,
         )
-        command[self.kinematics.arm] = solution.q_arm
-        command[self.kinematics.gripper] = reference[self._layout.gripper]
+        command[arm.arm] = solution.q_arm
+        command[arm.end] = reference[self._layout.gripper]
         return command
 
     def _mode(self, target_ns: int) -> str:
@@ -254,7 +255,7 @@ class Executor:
         counters.clipped_ticks += bool(verdict.bits)
         if seam:
             counters.seams += 1
-            arm = self.kinematics.arm
+            arm = self._arm_joints
             step = np.abs(self.limiter.acceleration[arm]) / self.limiter.max_acceleration[arm]
             counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
 

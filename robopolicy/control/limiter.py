@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.control.channel import ChannelLimiter
 from robopolicy.control.config import ControlConfig
-from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.robot import RobotKinematics
 from robopolicy.control.verdict import CLEAR, Limit, Verdict
 from robopolicy.control.workspace import WorkspaceGuard
 from robopolicy.embodiment import Embodiment
@@ -31,6 +31,10 @@ class SafetyLimiter:
     A command or state that is not finite, a stale state, or a controller that reports a stop is a fault: the arm brakes
     within the limits, holds, and ignores requests until :meth:`reset`.
 
+    Attributes:
+        kinematics: Of every arm.
+        arm_joints: Positions of all joints but grippers in a command vector [J].
+
     Args:
         embodiment: Card with the limits.
         config: Shares of the card's limits, and the greatest age of a state.
@@ -44,9 +48,10 @@ class SafetyLimiter:
         self.tick_s = embodiment.tick_s if tick_s is None else float(tick_s)
         if not (self.tick_s > 0 and math.isfinite(self.tick_s)):
             raise ConfigError(explain("tick_s must be positive", given=tick_s))
-        self.kinematics = Kinematics(embodiment)
-        self._arm: list[int] = self.kinematics.arm.tolist()
-        self.max_velocity, self.max_acceleration, self.max_jerk = _limits(embodiment, self.config, self.kinematics)
+        self.kinematics = RobotKinematics(embodiment)
+        grippers = {arm.gripper for arm in embodiment.arms}
+        self.arm_joints = np.array([i for i, n in enumerate(embodiment.joints.names) if n not in grippers], np.intp)
+        self.max_velocity, self.max_acceleration, self.max_jerk = _limits(embodiment, self.config, self.arm_joints)
         joints = embodiment.joints.channels
         self._channels = [
             ChannelLimiter(c.lower, c.upper, velocity, acceleration, jerk, self.tick_s)
@@ -54,8 +59,11 @@ class SafetyLimiter:
                 joints, self.max_velocity, self.max_acceleration, self.max_jerk, strict=True
             )
         ]
-        arm = [self._channels[i] for i in self._arm]
-        self._guard = WorkspaceGuard(self.kinematics, [c.A for c in arm], [c.J for c in arm])
+        self._guards: list[tuple[list[int], WorkspaceGuard]] = []
+        for part in self.kinematics.parts:
+            arm = [self._channels[i] for i in part.joints]
+            guard = WorkspaceGuard(part.kinematics, [c.A for c in arm], [c.J for c in arm])
+            self._guards.append((part.joints.tolist(), guard))
         self._fault: str | None = None
         self._fault_bits = 0
         self.reset(embodiment.home_position)
@@ -123,7 +131,8 @@ class SafetyLimiter:
                     mend="start at rest",
                 )
             )
-        self._guard.reset([self._channels[i].p for i in self._arm])
+        for arm, guard in self._guards:
+            guard.reset([self._channels[i].p for i in arm])
         self._fault, self._fault_bits = None, 0
         self._state_time_ns: int | None = None
         self._state_repeats = 0
@@ -211,39 +220,43 @@ class SafetyLimiter:
             if met:
                 bits |= met
                 touched |= 1 << i
-        if not self._admits(steps):
-            bits |= int(Limit.WORKSPACE)
-            touched |= sum(1 << i for i in self._arm)
-            self._slow_down(steps)
+        for arm, guard in self._guards:
+            if not self._admits(steps, arm, guard):
+                bits |= int(Limit.WORKSPACE)
+                touched |= sum(1 << i for i in arm)
+                self._slow_down(steps, arm, guard)
         sent = np.array([c.commit(x) for c, x in zip(self._channels, steps, strict=True)])
-        if self._guard.widened:
-            arm = [self._channels[i] for i in self._arm]
-            self._guard.settle([c.p for c in arm], [c.v for c in arm], [c.a for c in arm])
+        for arm, guard in self._guards:
+            if guard.widened:
+                moved = [self._channels[i] for i in arm]
+                guard.settle([c.p for c in moved], [c.v for c in moved], [c.a for c in moved])
         return sent, Verdict(bits, touched) if bits else CLEAR
 
-    def _admits(self, steps: Sequence[float]) -> bool:
-        arm = [(self._channels[i], steps[i]) for i in self._arm]
-        states = [c.after(x) for c, x in arm]
+    def _admits(self, steps: Sequence[float], arm: list[int], guard: WorkspaceGuard) -> bool:
+        moved = [(self._channels[i], steps[i]) for i in arm]
+        states = [c.after(x) for c, x in moved]
         p, v, a = zip(*states, strict=True)
-        return self._guard.admits(p, v, a, [c.travel for c, _ in arm])
+        return guard.admits(p, v, a, [c.travel for c, _ in moved])
 
-    def _slow_down(self, steps: list[float]) -> None:
+    def _slow_down(self, steps: list[float], arm: list[int], guard: WorkspaceGuard) -> None:
         """Replace the arm's steps by the largest share between braking and wish that the workspace admits."""
-        wish = {i: steps[i] for i in self._arm}
-        stop = {i: self._channels[i].braking for i in self._arm}
+        wish = {i: steps[i] for i in arm}
+        stop = {i: self._channels[i].braking for i in arm}
         for share in (0.5, 0.25, 0.0):
-            for i, channel in ((i, self._channels[i]) for i in self._arm):
+            for i, channel in ((i, self._channels[i]) for i in arm):
                 x = stop[i] + share * (wish[i] - stop[i])
                 steps[i] = x if channel.viable(x) else stop[i]
-            if share == 0.0 or self._admits(steps):
+            if share == 0.0 or self._admits(steps, arm, guard):
                 return
 
 
-def _limits(embodiment: Embodiment, config: ControlConfig, kinematics: Kinematics) -> tuple[NDArray[np.floating], ...]:
+def _limits(
+    embodiment: Embodiment, config: ControlConfig, arm_joints: NDArray[np.intp]
+) -> tuple[NDArray[np.floating], ...]:
     """[J] velocity, acceleration and jerk limits in force: the card's, scaled."""
     scaled = []
     for kind in ("velocity", "acceleration", "jerk"):
         share = np.full(len(embodiment.joints), config.gripper_scale)
-        share[kinematics.arm] = getattr(config, f"{kind}_scale")
+        share[arm_joints] = getattr(config, f"{kind}_scale")
         scaled.append(embodiment.joints.limit(f"max_{kind}") * share)
     return tuple(scaled)

@@ -10,12 +10,13 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
+from robopolicy.sim.task import BaseTask
 from robopolicy.sim.tasks.pick_place_expert import PickPlaceExpert
 
 if TYPE_CHECKING:
     from robopolicy.sim.env import Env
+    from robopolicy.sim.scene import Scene
 
 __all__ = ["PickPlace"]
 
@@ -23,7 +24,7 @@ RELEASE_MARGIN_M = 0.008
 """The jaw counts as open when it is this much wider than the cube."""
 
 
-class PickPlace:
+class PickPlace(BaseTask):
     """A cube at a random place and yaw, a goal at least ``min_distance_m`` away; see :class:`robopolicy.sim.task.Task`.
 
     The yaw of a cube is seen through its four-fold symmetry as (cos 4 psi, sin 4 psi), which has no jump.
@@ -118,15 +119,13 @@ class PickPlace:
         )
         return spec
 
-    def bind(self, model: mujoco.MjModel, embodiment: Embodiment) -> None:
-        """Ids of cube, disc and fingers in the composed model."""
+    def bind(self, scene: Scene) -> None:
+        """Ids of cube and disc in the composed model."""
+        self._scene, model = scene, scene.model
         self._cube_qpos = int(model.joint("cube").qposadr[0])
         self._cube_qvel = int(model.joint("cube").dofadr[0])
         self._cube_geom = model.geom("cube").id
         self._goal = int(model.body("goal").mocapid[0])
-        self._finger_qpos = [int(model.joint(f"robot/finger_{side}").qposadr[0]) for side in ("left", "right")]
-        fixed = model.geom_bodyid == 0
-        self._robot_geoms = set(np.flatnonzero(~fixed & (model.geom_contype == 2)).tolist())
 
     def reset(self, data: mujoco.MjData, rng: np.random.Generator) -> dict[str, float]:
         """Cube uniform in the region with uniform yaw; goal uniform among places far enough from it."""
@@ -159,15 +158,14 @@ class PickPlace:
         goal_x, goal_y, _ = data.mocap_pos[self._goal].tolist()
         if math.hypot(x - goal_x, y - goal_y) > self.tolerance_m or abs(z - self.cube_size_m / 2) > 0.004:
             return False
-        left, right = self._finger_qpos
-        open_m = data.qpos[left] + data.qpos[right]
+        open_m = self._scene.opening_m(data)
         speed_m_s = float(np.abs(data.qvel[self._cube_qvel : self._cube_qvel + 3]).max())
         return bool(speed_m_s < 0.05 and open_m > self.cube_size_m + RELEASE_MARGIN_M and not self._touched(data))
 
     def _touched(self, data: mujoco.MjData) -> bool:
         for first, second in data.contact.geom[: data.ncon]:
-            if (first == self._cube_geom and second in self._robot_geoms) or (
-                second == self._cube_geom and first in self._robot_geoms
+            if (first == self._cube_geom and second in self._scene.robot_geoms) or (
+                second == self._cube_geom and first in self._scene.robot_geoms
             ):
                 return True
         return False
