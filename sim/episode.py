@@ -28,6 +28,7 @@ from robopolicy.errors import SimulationError
 from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.protocols import Policy
 from robopolicy.seeding import generator
+from robopolicy.sim.contact_force import ContactForce
 from robopolicy.sim.env import Env, Frame
 from robopolicy.types import ActionChunk
 
@@ -65,8 +66,12 @@ def run_episode(
     record: EpisodeRecorder | None = None,
     max_steps: int | None = None,
     perturb: Perturbation | None = None,
+    continue_after_success_s: float = 0.0,
 ) -> EpisodeResult:
     """Run episode ``index`` of ``split``; ends when the task is done (and held), at the horizon, or at a fault.
+
+    ``success_once``: at the end of some control step the task's condition had lasted for ``hold_s``;
+    ``success_at_end``: it has when the episode ends. They can only differ where the episode goes on after success.
 
     Args:
         env: Environment; reset here.
@@ -77,6 +82,7 @@ def run_episode(
         record: Shown every control step.
         max_steps: Control steps at most; the task's horizon by default.
         perturb: Changes what is executed, for collection with noise.
+        continue_after_success_s: How long the policy goes on after the first success, at most to the horizon.
 
     Raises:
         EmbodimentMismatchError: the policy was made for another embodiment.
@@ -84,6 +90,7 @@ def run_episode(
     policy.spec.embodiment.require_same(env.embodiment, mine="the policy", theirs="the environment")
     cpu_0 = time.process_time()
     run = _Run(env, policy, split, index, control_latency or LatencyModel.from_config(0), perturb)
+    run.continue_ns = round(continue_after_success_s * 1e9)
     for step in range(env.task.horizon if max_steps is None else max_steps):
         run.step(step, record)
         if run.termination is not None:
@@ -111,6 +118,8 @@ class _Run:
         self.last_request = -self.spec.action_horizon
         self.noise = generator("perturb", env.task.name, env.embodiment.name, split, index)
         self.termination: str | None = None
+        self.continue_ns, self.solved_ns, self.instant = 0, -1, False
+        self.force = ContactForce(env.scene)
         self.length = self.chunks = self.ticks = self.tracking = self.missing = self.clipped = 0
         self.inference_ms: list[float] = []
         self.latency_ms: list[float] = []
@@ -139,7 +148,9 @@ class _Run:
         except SimulationError:
             self.termination = "unstable"
             return
-        if self.env.success():
+        if self.solved_ns < 0 and self.env.success():
+            self.solved_ns = self.env.now_ns
+        if self.solved_ns >= 0 and self.env.now_ns - self.solved_ns >= self.continue_ns:
             self.termination = "success"
         elif self.env.executor.fault is not None:
             self.termination = "fault"
@@ -178,6 +189,8 @@ class _Run:
         self.missing += dry
         self._measure(tick)
         env.servo(tick.setpoint.position)
+        self.force.look(env.data)
+        self.instant = self.instant or env.condition()
 
     def _measure(self, tick: Tick) -> None:
         self.ticks += 1
@@ -191,17 +204,17 @@ class _Run:
 
     def result(self, cpu_s: float) -> EpisodeResult:
         """The record of the episode."""
-        env = self.env
+        env, solved = self.env, self.solved_ns >= 0
         return EpisodeResult(
             index=self.index,
             split=self.split,
             task=env.task.name,
             embodiment=env.embodiment.name,
-            success_once=self.termination == "success",
-            success_at_end=self.termination == "success",
+            success_once=solved,
+            success_at_end=solved and self.termination != "unstable" and env.success(),
             length=self.length,
             duration_s=env.now_ns / 1e9,
-            termination=self.termination or "timeout",
+            termination=self.termination or ("success" if solved else "timeout"),
             inference_ms=self.inference_ms,
             latency_ms=float(np.mean(self.latency_ms)) if self.latency_ms else 0.0,
             ticks=self.ticks,
@@ -212,4 +225,7 @@ class _Run:
             chunks=self.chunks,
             initial_state=list(env.initial_state.values()),
             cpu_s=cpu_s,
+            success_instant=self.instant,
+            peak_force_n=self.force.peak_n,
+            metrics=env.metrics(),
         )
