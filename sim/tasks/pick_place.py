@@ -22,6 +22,13 @@ __all__ = ["PickPlace"]
 
 RELEASE_MARGIN_M = 0.008
 """The jaw counts as open when it is this much wider than the cube."""
+INSTRUCTIONS = (
+    "pick up the red cube and put it on the green disc",
+    "place the red cube on the green disc",
+    "move the red block onto the green circle",
+    "carry the red cube to the green spot and let it go",
+)
+"""One of them is the instruction of an episode; they say the same."""
 
 
 class PickPlace(BaseTask):
@@ -40,13 +47,14 @@ class PickPlace(BaseTask):
     """
 
     name = "pick_place"
-    instruction = "pick up the red cube and put it on the green disc"
+    instruction = INSTRUCTIONS[0]
     environment_state_names = (
         *(f"cube_position.{a}" for a in "xyz"),
         "cube_yaw.cos4",
         "cube_yaw.sin4",
         *(f"goal_position.{a}" for a in "xy"),
     )
+    goal_names = tuple(f"cube_position.{a}" for a in "xyz")
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class PickPlace(BaseTask):
         self.min_distance_m = float(min_distance_m)
         self.tolerance_m = float(tolerance_m)
         self.hold_s = float(hold_s)
+        self._instruction = self.instruction
         self.horizon = int(horizon)
         span_m = float(np.linalg.norm(self.region_m[1] - self.region_m[0]))
         if (self.region_m[1] <= self.region_m[0]).any() or self.min_distance_m > span_m / 2:
@@ -138,6 +147,7 @@ class PickPlace(BaseTask):
         quaternion = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
         data.qpos[self._cube_qpos : self._cube_qpos + 7] = [*cube, self.cube_size_m / 2, *quaternion]
         data.mocap_pos[self._goal] = [*goal, 0.0005]
+        self._instruction = INSTRUCTIONS[int(rng.integers(len(INSTRUCTIONS)))]
         names = ("cube.x", "cube.y", "cube.yaw_rad", "goal.x", "goal.y")
         return dict(zip(names, map(float, (*cube, yaw_rad, *goal)), strict=True))
 
@@ -147,6 +157,20 @@ class PickPlace(BaseTask):
         yaw_rad = self._cube_yaw(data)
         goal = data.mocap_pos[self._goal, :2]
         return np.array([*position, np.cos(4 * yaw_rad), np.sin(4 * yaw_rad), *goal], np.float32)
+
+    def language(self) -> str:
+        """One of :data:`INSTRUCTIONS`."""
+        return self._instruction
+
+    def goal(self, data: mujoco.MjData) -> NDArray[np.float32]:
+        """Where the cube's centre shall be (m): f32 [3]."""
+        return np.array([*data.mocap_pos[self._goal, :2], self.cube_size_m / 2], np.float32)
+
+    def show_goal(self, data: mujoco.MjData) -> None:
+        """The cube at rest in the middle of the disc, with the yaw that it has; the robot stays where it is."""
+        yaw_rad = self._cube_yaw(data)
+        quaternion = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
+        data.qpos[self._cube_qpos : self._cube_qpos + 7] = [*self.goal(data), *quaternion]
 
     def _cube_yaw(self, data: mujoco.MjData) -> float:
         w, x, y, z = data.qpos[self._cube_qpos + 3 : self._cube_qpos + 7]
