@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -11,7 +12,7 @@ import numpy as np
 from robopolicy.embodiment import Embodiment
 from robopolicy.types import ActionChunk, Batch, Losses, Observation, RobotState, Setpoint
 
-__all__ = ["Policy", "PolicySpec", "RobotDriver", "TrainablePolicy"]
+__all__ = ["BatchPolicy", "Policy", "PolicySpec", "RobotDriver", "TrainablePolicy"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ class Policy(Protocol):
 
         Returns:
             values [Tp-To+1, A] in physical units, ``t0_ns = observation.time_ns[-1]``.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchPolicy(Policy, Protocol):
+    """A policy that can answer several observations in one pass."""
+
+    def act_batch(
+        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
+    ) -> list[ActionChunk]:
+        """One chunk per observation, each from its own randomness; of a batch of one the same as :meth:`act`.
+
+        Args:
+            observations: B of them, each the last To control steps of some robot.
+            rngs: B seeds or generators; row b draws from ``rngs[b]`` alone.
         """
         ...
 
