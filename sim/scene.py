@@ -152,6 +152,7 @@ def compose(task: Task, embodiment: Embodiment, *, render_profile: str = "fast")
     spec.option.impratio = 10
     spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     spec.attach(robot, frame=spec.worldbody.add_frame(), prefix=ROBOT_PREFIX)
+    task.equip(spec)
     for camera in embodiment.cameras:
         _add_camera(spec, camera)
     # the near plane is a share of the extent; a wrist camera has things before it at four centimetres

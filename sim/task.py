@@ -50,6 +50,13 @@ class Task(Protocol):
         """The world without a robot: table top at z = 0, robot base frame at the world's origin."""
         ...
 
+    def equip(self, spec: mujoco.MjSpec) -> None:
+        """Put tools into the robot's hand: the robot is in ``spec`` by now, its TCP is the body ``robot/tcp``.
+
+        Geoms on bodies whose names begin with ``robot/`` count as the robot's.
+        """
+        ...
+
     def bind(self, scene: Scene) -> None:
         """Look up the ids that the other methods need, once per compiled model."""
         ...
@@ -112,6 +119,9 @@ class BaseTask:
     environment_state_names: tuple[str, ...] = ()
     goal_names: tuple[str, ...] = ()
     physics_dt_s: float | None = None
+
+    def equip(self, spec: mujoco.MjSpec) -> None:
+        """An empty hand."""
 
     def home(self, embodiment: Embodiment) -> Mapping[str, float]:
         """The card's own."""
