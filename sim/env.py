@@ -7,9 +7,9 @@ chunk and goes through the same :class:`robopolicy.control.executor.Executor` as
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -22,8 +22,10 @@ from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.seeding import SPLITS, generator
+from robopolicy.sim.frame import Frame, Modalities, frame_items, modality_spaces, stack_frames
 from robopolicy.sim.render import CameraRenderer
 from robopolicy.sim.scene import compose, integer_ratio
+from robopolicy.sim.sensors import SENSOR_HISTORY, SensorBank
 from robopolicy.sim.task import Task, load_task
 from robopolicy.types import ActionChunk, Observation, RobotState
 
@@ -33,25 +35,6 @@ __all__ = ["Env", "Frame", "make_env"]
 mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """What the sensors see at one instant.
-
-    Attributes:
-        state: f32 [S], measured TCP pose and gripper opening.
-        environment_state: f32 [E], privileged state of the task.
-        image: uint8 [H, W, 3] per camera.
-        joint_position: f32 [J], measured.
-        time_ns: Simulated time.
-    """
-
-    state: NDArray[np.float32]
-    environment_state: NDArray[np.float32]
-    joint_position: NDArray[np.float32]
-    time_ns: int
-    image: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-
-
 class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     """A task on a robot; an episode is a pure function of (task, embodiment, split, index).
 
@@ -59,6 +42,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         task: Registry name, or a task.
         embodiment: Registry name or card.
         cameras: Cameras that observations contain.
+        depth: Cameras whose depth they contain.
+        segmentation: Cameras whose geom ids they contain, for debugging.
+        point_cloud: Points of the cloud that they contain, 0 for none.
+        sensors: Of :data:`robopolicy.sim.sensors.SENSORS`.
         render_profile: ``fast`` or ``stock``.
         split: Split that :meth:`reset` takes when it is not told one.
         control: Settings of the executor.
@@ -76,6 +63,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         embodiment: str | Embodiment,
         *,
         cameras: Sequence[str] = (),
+        depth: Sequence[str] = (),
+        segmentation: Sequence[str] = (),
+        point_cloud: int = 0,
+        sensors: Sequence[str] = (),
         render_profile: str = "fast",
         split: str = "train",
         control: ControlConfig | None = None,
@@ -86,10 +77,13 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         # First what a card without a simulation ends with, before anything that only a robot with kinematics has.
         self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
         self.kinematics = RobotKinematics(self.embodiment)
-        self.cameras = tuple(self.embodiment.camera(name).name for name in cameras)
+        wanted = Modalities(tuple(cameras), tuple(depth), tuple(segmentation), point_cloud)
+        self.modalities = wanted.checked(self.embodiment)
         self.render_profile, self.render_mode = render_profile, render_mode
         self.split = _known_split(split)
         self.model, self.data = self.scene.model, mujoco.MjData(self.scene.model)
+        self._own_sensors = tuple(sensors)
+        self.sensors = SensorBank(self.model, self._own_sensors)
         self.task.bind(self.scene)
         self.start_position = self.embodiment.joints.pack({**self.embodiment.home, **self.task.home(self.embodiment)})
         physics_hz = 1.0 / self.model.opt.timestep
@@ -141,6 +135,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             reference = reference + step
             control[self.scene.actuator] = reference + lead
             mujoco.mj_step(self.model, self.data)
+            if self._sensing:
+                self.sensors.sample(self.data)
         self._servo_position = target
         self._tick += 1
         bad = self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number
@@ -153,16 +149,31 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         if self.failure is None:
             self.failure = self.task.failure(self.data)
 
-    def frame(self, cameras: Sequence[str] | None = None) -> Frame:
-        """Sensors now; ``cameras`` replaces the environment's own list."""
+    def frame(self, cameras: Sequence[str] | None = None, modalities: Modalities | None = None) -> Frame:
+        """Sensors now; ``modalities`` replaces what the environment draws, ``cameras`` only its colour pictures."""
+        wanted = self.modalities if modalities is None else modalities
+        if cameras is not None:
+            wanted = dataclasses.replace(wanted, cameras=tuple(cameras))
         joints = self.robot_state().position
+        drawn = self._draw(wanted)
         return Frame(
             state=self.kinematics.tcp_state(joints).astype(np.float32),
             environment_state=self.task.observe(self.data),
-            image={name: self.picture(name) for name in (self.cameras if cameras is None else cameras)},
             joint_position=joints.astype(np.float32),
             time_ns=self.now_ns,
+            sensor=self.sensors.read() if self._sensing else {},
+            goal=self.task.goal(self.data) if self.task.goal_names else None,
+            **drawn,
         )
+
+    def watch(self, sensors: Sequence[str]) -> None:
+        """From the next reset on record these sensors, and those that the environment was made with."""
+        names = tuple(dict.fromkeys((*self._own_sensors, *sensors)))
+        if names != self.sensors.names:
+            self.sensors = SensorBank(self.model, names)
+
+    def _draw(self, wanted: Modalities) -> dict[str, Any]:
+        return {"image": {name: self.picture(name) for name in wanted.cameras}}
 
     def picture(self, camera: str) -> NDArray[np.uint8]:
         """One camera's image, uint8 [H, W, 3]."""
@@ -178,6 +189,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Whether the task's condition has now lasted for its hold time."""
         return self._held_ticks >= self._hold_ticks
 
+    def condition(self) -> bool:
+        """Whether the task's condition is true now, however briefly."""
+        return self._held_ticks > 0
+
     def _start(self, split: str, index: int) -> None:
         """Put everything back: state, warm start, warnings, clock, executor; then draw the objects' places."""
         mujoco.mj_resetData(self.model, self.data)
@@ -188,6 +203,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._servo_position = self.scene.control(self.start_position)
         self.data.ctrl[self.scene.actuator] = self._servo_position
         mujoco.mj_forward(self.model, self.data)
+        self._sensing = bool(self.sensors)
+        self.sensors.begin(self.data)
         self._tick = self._held_ticks = self._steps = 0
         self.failure = None
         self.executor.reset(self.robot_state())
@@ -247,34 +264,30 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             self._renderer = None
 
     def _observation(self) -> dict[str, Any]:
-        frame = self.frame()
-        observation: dict[str, Any] = {"state": frame.state, "environment_state": frame.environment_state}
-        if frame.image:
-            observation["image"] = frame.image
-        return observation
+        return frame_items(self.frame())
 
     def _observation_space(self) -> gymnasium.spaces.Dict:
         spaces: dict[str, gymnasium.Space[Any]] = {
             "state": _unbounded(len(self.embodiment.state)),
             "environment_state": _unbounded(len(self.task.environment_state_names)),
         }
-        if self.cameras:
-            views = {name: self.embodiment.camera(name) for name in self.cameras}
-            spaces["image"] = gymnasium.spaces.Dict(
-                {n: gymnasium.spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for n, c in views.items()}
-            )
-        return gymnasium.spaces.Dict(spaces)
+        if self.task.goal_names:
+            spaces["goal"] = _unbounded(len(self.task.goal_names))
+        widths = {name: (SENSOR_HISTORY, len(channels)) for name, channels in self.sensors.channels.items()}
+        return gymnasium.spaces.Dict(spaces | modality_spaces(self.embodiment, self.modalities, widths))
 
-    def observe(self, frames: Sequence[Frame], cameras: Sequence[str] = ()) -> Observation:
-        """Frames, oldest first, as the observation of a policy that reads ``cameras``."""
-        return Observation(
-            state=np.stack([f.state for f in frames]),
-            time_ns=np.array([f.time_ns for f in frames], np.int64),
-            embodiment=self.embodiment.hash,
-            image={name: np.stack([f.image[name] for f in frames]) for name in cameras},
-            environment_state=np.stack([f.environment_state for f in frames]),
-            language=self.task.language(),
-        )
+    def observe(
+        self,
+        frames: Sequence[Frame],
+        cameras: Sequence[str] = (),
+        *,
+        modalities: Modalities | None = None,
+        sensors: Sequence[str] = (),
+    ) -> Observation:
+        """Frames, oldest first, as the observation of a policy that reads ``modalities`` (or ``cameras`` only)."""
+        wanted = modalities or Modalities(tuple(cameras))
+        hash_, language = self.embodiment.hash, self.task.language()
+        return stack_frames(frames, wanted, embodiment=hash_, sensors=sensors, language=language)
 
 
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:

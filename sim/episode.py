@@ -29,7 +29,8 @@ from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.protocols import Policy
 from robopolicy.seeding import generator
 from robopolicy.sim.contact_force import ContactForce
-from robopolicy.sim.env import Env, Frame
+from robopolicy.sim.env import Env
+from robopolicy.sim.frame import Frame, Modalities
 from robopolicy.types import ActionChunk
 
 __all__ = ["EpisodeRecorder", "Perturbation", "run_episode"]
@@ -39,7 +40,7 @@ Perturbation = Callable[[ActionChunk, np.random.Generator], ActionChunk]
 
 
 class EpisodeRecorder(Protocol):
-    """Is shown every control step of an episode."""
+    """Is shown every control step of an episode. An attribute ``modalities`` may ask for more than cameras."""
 
     def cameras(self, step: int) -> tuple[str, ...]:
         """Cameras that have to be in the frame of this step."""
@@ -110,9 +111,11 @@ class _Run:
         latency: LatencyModel,
         perturb: Perturbation | None,
     ):
+        env.watch(policy.spec.sensors)
         env.reset(options={"split": split, "index": index})
         self.env, self.policy, self.spec, self.latency, self.perturb = env, policy, policy.spec, latency, perturb
         self.split, self.index = split, index
+        self.wanted = Modalities.of(self.spec)
         self.frames: deque[Frame] = deque(maxlen=self.spec.observation_horizon)
         self.pending: tuple[ActionChunk, int] | None = None
         self.last_request = -self.spec.action_horizon
@@ -130,10 +133,12 @@ class _Run:
 
     def step(self, step: int, record: EpisodeRecorder | None) -> None:
         """Observe, ask when it is time, and execute one control step."""
-        extra = record.cameras(step) if record is not None else ()
+        wanted = Modalities() if record is None else getattr(record, "modalities", Modalities())
+        if record is not None:
+            wanted |= Modalities(record.cameras(step))
         since = step - self.last_request
         soon = since > self.spec.action_horizon - self.spec.observation_horizon
-        frame = self.env.frame(cameras=tuple(dict.fromkeys((*(self.spec.cameras if soon else ()), *extra))))
+        frame = self.env.frame(modalities=self.wanted | wanted if soon else wanted)
         self.frames.append(frame)
         chunk = None
         if self.pending is None and since >= self.spec.action_horizon:
@@ -163,7 +168,7 @@ class _Run:
         step_ns = round(1e9 / self.env.embodiment.control_hz)
         for _ in range(self.spec.observation_horizon - len(frames)):
             frames.insert(0, dataclasses.replace(frames[0], time_ns=frames[0].time_ns - step_ns))
-        observation = self.env.observe(frames, self.spec.cameras)
+        observation = self.env.observe(frames, modalities=self.wanted, sensors=self.spec.sensors)
         call = len(self.inference_ms)
         begin = time.perf_counter()
         chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
