@@ -59,13 +59,13 @@ class TransferMotion:
     """
 
     speed_m_s: float = 0.45
-    acceleration_m_s2: float = 2.0
+    acceleration_m_s2: float = 1.5
     jerk_m_s3: float = 25.0
     gain_hz: float = 5.0
-    turn_speed_rad_s: float = 2.2
-    turn_acceleration_rad_s2: float = 9.0
-    turn_jerk_rad_s3: float = 110.0
-    turn_gain_hz: float = 5.0
+    turn_speed_rad_s: float = 1.6
+    turn_acceleration_rad_s2: float = 7.0
+    turn_jerk_rad_s3: float = 50.0
+    turn_gain_hz: float = 4.0
     clearance_m: float = 0.10
     slope: float = 2.5
     mouth_m: float = 0.008
