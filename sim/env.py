@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.seeding import SPLITS, generator
 from robopolicy.sim.frame import Frame, Modalities, frame_items, modality_spaces, stack_frames
+from robopolicy.sim.look import draw_frame
+from robopolicy.sim.point_cloud import PointCloud
 from robopolicy.sim.render import CameraRenderer
 from robopolicy.sim.scene import compose, integer_ratio
 from robopolicy.sim.sensors import SENSOR_HISTORY, SensorBank
@@ -30,6 +33,8 @@ from robopolicy.sim.task import Task, load_task
 from robopolicy.types import ActionChunk, Observation, RobotState
 
 __all__ = ["Env", "Frame", "make_env"]
+
+_NOTHING = Modalities()
 
 # MuJoCo's own handler writes a file into the current folder
 mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
@@ -44,7 +49,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         cameras: Cameras that observations contain.
         depth: Cameras whose depth they contain.
         segmentation: Cameras whose geom ids they contain, for debugging.
-        point_cloud: Points of the cloud that they contain, 0 for none.
+        point_cloud: Points of the cloud that they contain, 0 for none, or :class:`PointCloud` for more than that.
         sensors: Of :data:`robopolicy.sim.sensors.SENSORS`.
         render_profile: ``fast`` or ``stock``.
         split: Split that :meth:`reset` takes when it is not told one.
@@ -65,7 +70,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         cameras: Sequence[str] = (),
         depth: Sequence[str] = (),
         segmentation: Sequence[str] = (),
-        point_cloud: int = 0,
+        point_cloud: int | PointCloud = 0,
         sensors: Sequence[str] = (),
         render_profile: str = "fast",
         split: str = "train",
@@ -77,7 +82,9 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         # First what a card without a simulation ends with, before anything that only a robot with kinematics has.
         self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
         self.kinematics = RobotKinematics(self.embodiment)
-        wanted = Modalities(tuple(cameras), tuple(depth), tuple(segmentation), point_cloud)
+        self._cloud = point_cloud if isinstance(point_cloud, PointCloud) else PointCloud(max(1, point_cloud))
+        points = point_cloud if isinstance(point_cloud, int) else point_cloud.points
+        wanted = Modalities(tuple(cameras), tuple(depth), tuple(segmentation), points)
         self.modalities = wanted.checked(self.embodiment)
         self.render_profile, self.render_mode = render_profile, render_mode
         self.split = _known_split(split)
@@ -98,6 +105,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         lead_s = np.zeros(len(self.embodiment.joints))
         lead_s[self.scene.arm] = (-bias[self.scene.actuator, 2] / gain[self.scene.actuator, 0])[self.scene.arm]
         self._lead = lead_s / self.model.opt.timestep
+        self._places = _as_slice(self.scene.actuator)
+        self._warnings = self.data.warning.number
         self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
         self.initial_state: dict[str, float] = {}
         self._servo_position = np.zeros(len(self.embodiment.joints))
@@ -129,18 +138,20 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """
         target = self.scene.control(position)
         step = (target - self._servo_position) / self._substeps
-        lead = step * self._lead
-        control, reference = self.data.ctrl, self._servo_position
-        for _ in range(self._substeps):
-            reference = reference + step
-            control[self.scene.actuator] = reference + lead
+        rows = np.empty((self._substeps + 1, len(step)))
+        rows[0], rows[1:] = self._servo_position, step
+        np.cumsum(rows, axis=0, out=rows)
+        rows += step * self._lead
+        control, places = self.data.ctrl, self._places
+        for row in rows[1:]:
+            control[places] = row
             mujoco.mj_step(self.model, self.data)
             if self._sensing:
                 self.sensors.sample(self.data)
         self._servo_position = target
         self._tick += 1
-        bad = self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number
-        if bad or not np.isfinite(self.data.qpos).all():
+        # the sum of finite positions is finite, and it is had in one call
+        if self._warnings[mujoco.mjtWarning.mjWARN_BADQACC] or not math.isfinite(np.add.reduce(self.data.qpos)):
             raise SimulationError(
                 explain("the simulation went unstable", given=f"tick {self._tick}", mend="check the setpoints sent")
             )
@@ -173,13 +184,21 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             self.sensors = SensorBank(self.model, names)
 
     def _draw(self, wanted: Modalities) -> dict[str, Any]:
-        return {"image": {name: self.picture(name) for name in wanted.cameras}}
+        """Pictures, depth, masks and cloud; every camera is drawn once."""
+        if wanted == _NOTHING:
+            return {}
+        rng = generator("point_cloud", *self.episode, self.now_ns) if wanted.point_cloud else None
+        return draw_frame(self.scene, self.data, self._eyes, wanted, self._cloud, rng)
+
+    @property
+    def _eyes(self) -> CameraRenderer:
+        if self._renderer is None:
+            self._renderer = CameraRenderer(self.model, self.render_profile)
+        return self._renderer
 
     def picture(self, camera: str) -> NDArray[np.uint8]:
         """One camera's image, uint8 [H, W, 3]."""
-        if self._renderer is None:
-            self._renderer = CameraRenderer(self.model, self.render_profile)
-        return self._renderer.render(self.data, self.embodiment.camera(camera))
+        return self._eyes.render(self.data, self.embodiment.camera(camera))
 
     def metrics(self) -> dict[str, float]:
         """The task's figures of the episode so far."""
@@ -198,7 +217,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         mujoco.mj_resetData(self.model, self.data)
         self.data.qacc_warmstart[:] = 0
         self.scene.place(self.data, self.start_position)
-        rng = generator(self.task.name, self.embodiment.name, split, index)
+        self.episode = (self.task.name, self.embodiment.name, split, index)
+        rng = generator(*self.episode)
         self.initial_state = self.task.reset(self.data, rng)
         self._servo_position = self.scene.control(self.start_position)
         self.data.ctrl[self.scene.actuator] = self._servo_position
@@ -293,6 +313,12 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:
     """An :class:`Env`; ``settings`` are its keyword arguments."""
     return Env(task, embodiment, **settings)
+
+
+def _as_slice(places: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """The same places as a slice if they follow each other: an assignment then takes a third of the time."""
+    following = bool((np.diff(places) == 1).all())
+    return slice(int(places[0]), int(places[-1]) + 1) if following else places
 
 
 def _known_split(split: str) -> str:
