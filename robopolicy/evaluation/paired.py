@@ -1,4 +1,4 @@
-"""Two policies on the same episodes of one or several tasks: bootstrap, sample size, correction for many comparisons."""
+"""Two policies on the same episodes of one or several tasks: bootstrap, sample size, many comparisons at once."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def paired_bootstrap(
     """Percentile interval of the mean over strata of the difference of success rates, A minus B.
 
     Episodes are drawn anew within each stratum, as pairs, so that what makes an episode hard for both cancels (Efron
-    and Tibshirani 1993, chapters 8 and 13). A function of its arguments. Without discordant episodes it is (0, 0), which
-    says nothing about the next ones: use an exact interval there.
+    and Tibshirani 1993, chapters 8 and 13). A function of its arguments. Without discordant episodes it is (0, 0),
+    which says nothing about the next ones: use an exact interval there.
 
     Args:
         strata: Counts of :data:`CELLS` for each task, each of at least one episode.
@@ -68,8 +68,8 @@ def stratified(strata: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         strata: Task -> counts of :data:`CELLS`.
 
     Returns:
-        ``{difference, bootstrap_95, mcnemar_p, tasks: {name: {n, cells, difference, newcombe_95, mcnemar_p, holm_p}}}``;
-        ``holm_p`` is corrected for the number of tasks.
+        ``{difference, bootstrap_95, mcnemar_p, tasks}`` with, for each task, ``{n, <cells>, difference, newcombe_95,
+        mcnemar_p, holm_p}``; ``holm_p`` is corrected for the number of tasks.
     """
     p_values = {name: mcnemar_exact(s["only_a"], s["only_b"]) for name, s in strata.items()}
     corrected = holm(p_values)

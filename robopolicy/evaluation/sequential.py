@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from robopolicy.errors import ConfigError, DataError, explain
 from robopolicy.evaluation.result import EpisodeResult
 
-__all__ = ["DIFFERENCES", "OUTCOMES", "StopRule", "confidence_sequence", "log_evidence", "verdict"]
+__all__ = ["DIFFERENCES", "OUTCOMES", "StopRule", "confidence_sequence", "decide", "log_evidence", "verdict"]
 
 OUTCOMES = (0.0, 1.0)
 """Failure and success of an episode."""
@@ -84,6 +84,22 @@ def confidence_sequence(values: Sequence[float], counts: ArrayLike, alpha: float
     return low, high
 
 
+def decide(
+    values: Sequence[float], counts: Sequence[int], null: float, *, alpha: float = 0.05, margin: float | None = None
+) -> str | None:
+    """``above``, ``below``, ``equal`` or None; arguments as of :func:`verdict`."""
+    limit = math.log(2 / alpha)
+    above, below = log_evidence(values, counts, null)
+    if max(above, below) >= limit:
+        return "above" if above >= limit else "below"
+    if margin is None:
+        return None
+    # the interval lies within the margin exactly if both of its ends are refuted
+    lower, upper = max(null - margin, values[0]), min(null + margin, values[-1])
+    inside = log_evidence(values, counts, lower)[0] >= limit and log_evidence(values, counts, upper)[1] >= limit
+    return "equal" if inside else None
+
+
 def verdict(
     values: Sequence[float], counts: Sequence[int], null: float, *, alpha: float = 0.05, margin: float | None = None
 ) -> dict[str, Any]:
@@ -102,12 +118,9 @@ def verdict(
     """
     above, below = (float(value) for value in log_evidence(values, counts, null))
     low, high = confidence_sequence(values, counts, alpha)
-    n, limit = int(sum(counts)), math.log(2 / alpha)
-    decision = "above" if above >= limit else "below" if below >= limit else None
-    if decision is None and margin is not None and low > null - margin and high < null + margin:
-        decision = "equal"
+    n = int(sum(counts))
     return {
-        "decision": decision,
+        "decision": decide(values, counts, null, alpha=alpha, margin=margin),
         "n": n,
         "estimate": float(np.dot(values, counts)) / n if n else None,
         "interval": [low, high],
@@ -150,7 +163,8 @@ class StopRule:
 
     def __call__(self, results: Sequence[EpisodeResult]) -> bool:
         """Whether these results decide."""
-        return self.state(results)["decision"] is not None
+        values, counts, null = self._counted(results)
+        return decide(values, counts, null, alpha=self.alpha, margin=self.margin) is not None
 
     def state(self, results: Sequence[EpisodeResult]) -> dict[str, Any]:
         """What :func:`verdict` says of the results, with ``kind`` ``paired`` or ``target``.
@@ -158,17 +172,21 @@ class StopRule:
         Raises:
             DataError: an episode that the other side does not have.
         """
+        values, counts, null = self._counted(results)
+        kind = "target" if self.against is None else "paired"
+        return {"kind": kind, **verdict(values, counts, null, alpha=self.alpha, margin=self.margin)}
+
+    def _counted(self, results: Sequence[EpisodeResult]) -> tuple[tuple[float, ...], list[int], float]:
         if self.against is None:
             assert self.target is not None
             won = sum(result.success_at_end for result in results)
-            found = verdict(OUTCOMES, [len(results) - won, won], self.target, alpha=self.alpha, margin=self.margin)
-            return {"kind": "target", **found}
+            return OUTCOMES, [len(results) - won, won], self.target
         counts = [0, 0, 0]
         for result in results:
             if result.key not in self.against:
                 raise DataError(explain("the other report has no such episode", given=result.key))
             counts[1 + result.success_at_end - self.against[result.key]] += 1
-        return {"kind": "paired", **verdict(DIFFERENCES, counts, 0.0, alpha=self.alpha, margin=self.margin)}
+        return DIFFERENCES, counts, 0.0
 
 
 def _log_wealth(gain: NDArray[np.float64], n: NDArray[np.float64], fair: float) -> NDArray[np.float64]:
