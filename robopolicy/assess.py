@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robopolicy.errors import ConfigError, explain
-from robopolicy.registry import registry
+from robopolicy.errors import ConfigError, SimulationError, explain
+from robopolicy.registry import benchmark_task, registry
 from robopolicy.subject import PolicyObject, Subject, find_subject
 
 if TYPE_CHECKING:
@@ -71,12 +71,17 @@ def evaluate(
     from robopolicy.evaluation.sweep import latency_sweep
 
     subject = (policy if isinstance(policy, Subject) else find_subject(policy)).of(embodiment)
-    task, card = _task_of(subject, task), _card_of(subject, embodiment)
+    task = _task_of(subject, task)
+    card = _card_of(subject, embodiment, task)
     indices = sorted(set(episodes))
     points = _latencies(latency_ms)
     header = _header(subject, task, card, split, indices, points, control, command)
     if out is not None:
         check_out(out, header, overwrite=overwrite)
+    if benchmark_task(task) is not None:
+        from robopolicy.sim.bench.dispatch import simulation_versions
+
+        header["extra"]["versions"] = simulation_versions(task)
     runs: dict[Any, list[EpisodeResult]] = {}
     for number, latency in enumerate(points):
         runs[number] = _run(
@@ -128,13 +133,12 @@ class ValidationRollout:
     def _of(self, policy: Policy) -> dict[str, float]:
         import torch
 
-        from robopolicy.sim.env import Env
-        from robopolicy.sim.episode import run_episode
+        from robopolicy.sim.bench.dispatch import simulate
 
         card = policy.spec.embodiment
         if card.hash not in self._envs:
-            self._envs[card.hash] = Env(self.task, card, split="val")
-        env = self._envs[card.hash]
+            self._envs[card.hash] = simulate(self.task, card, split="val")
+        env, run_episode = self._envs[card.hash]
         # One observation at a time is too little work to share: further threads would only wait for each other.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -142,9 +146,12 @@ class ValidationRollout:
             results = [run_episode(env, policy, split="val", index=i) for i in range(self.episodes)]
         finally:
             torch.set_num_threads(threads)
+        results = [r for r in results if not r.lost]
+        if not results:
+            raise SimulationError(explain("every validation episode was lost", given=self.task))
         succeeded = sum(r.success_at_end for r in results)
         length = sum(r.length for r in results)
-        return {"rollout_success": succeeded / self.episodes, "rollout_length": length / self.episodes}
+        return {"rollout_success": succeeded / len(results), "rollout_length": length / len(results)}
 
 
 def _run(
@@ -161,7 +168,6 @@ def _run(
     progress: Callable[[EpisodeResult], None] | None,
 ) -> list[EpisodeResult]:
     from robopolicy.control.latency import LatencyModel
-    from robopolicy.sim.episode import run_episode
     from robopolicy.sim.rollout import rollout
 
     if not isinstance(subject.factory, PolicyObject):
@@ -178,9 +184,10 @@ def _run(
             videos=films[1] if films else (),
             progress=progress,
         )
-    from robopolicy.sim.env import Env
+    from robopolicy.sim.bench.dispatch import simulate
 
-    env, model = Env(task, card, split=split, control=control), LatencyModel.from_config(latency)
+    env, run_episode = simulate(task, card, split=split, control=control)
+    model = LatencyModel.from_config(latency)
     policy, results = subject.factory(env), []
     for index in indices:
         results.append(run_episode(env, policy, split=split, index=index, control_latency=model))
@@ -197,13 +204,17 @@ def _task_of(subject: Subject, task: str | None) -> str:
         raise ConfigError(
             explain(f"'{subject.name}' does not say for which task", allowed=names, mend="give task=NAME")
         )
-    registry("task").path(chosen)
+    benchmark_task(chosen)  # refuses what is not known
     return chosen
 
 
-def _card_of(subject: Subject, embodiment: str | Embodiment | None) -> Embodiment:
+def _card_of(subject: Subject, embodiment: str | Embodiment | None, task: str) -> Embodiment:
     from robopolicy.embodiment import load_embodiment
 
+    if embodiment is None and subject.embodiment is None and benchmark_task(task) is not None:
+        from robopolicy.sim.bench.dispatch import default_embodiment
+
+        embodiment = default_embodiment(task)
     if embodiment is None:
         if subject.embodiment is None:
             names = registry("embodiment").names()

@@ -12,11 +12,10 @@ from typing import Any
 from robopolicy.data.store import Episode, EpisodeStore
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import DataError, SimulationError, explain
-from robopolicy.sim.env import Env
-from robopolicy.sim.episode import run_episode
+from robopolicy.sim.bench.collect import BenchDemonstration, BenchNoise, benchmark_noise, environment_state_names
+from robopolicy.sim.bench.dispatch import simulate
 from robopolicy.sim.noise import ActionNoise
 from robopolicy.sim.record import DemonstrationRecorder
-from robopolicy.sim.task import load_task
 from robopolicy.sim.workers import map_episodes
 
 __all__ = ["Collected", "collect"]
@@ -55,7 +54,7 @@ def collect(
     action_noise: ActionNoise | None = None,
     keep_failures: bool = False,
     codec: str = "raw",
-    render_profile: str = "fast",
+    render_profile: str | None = None,
     progress: Callable[[int, int, bool], None] | None = None,
 ) -> Collected:
     """Fill a store with ``episodes`` successful episodes of the task's expert, in the order of their indices.
@@ -71,10 +70,11 @@ def collect(
         split: Split of the episode indices.
         cameras: Cameras to record.
         workers: Processes that simulate; this process writes.
-        action_noise: Noise on the executed actions; :class:`ActionNoise` with its defaults if None.
+        action_noise: Noise on the executed actions; :class:`ActionNoise` with its defaults if None. A benchmark's
+            actions are its own, so it only says whether the noise that the benchmark's YAML names is added.
         keep_failures: Commit episodes that failed too, marked as such.
         codec: Image codec of a new store, ``raw`` or ``jpeg``.
-        render_profile: ``fast`` or ``stock``.
+        render_profile: ``fast`` or ``stock``; None: fast, a benchmark's own for a benchmark.
         progress: Called after each commit with (episodes committed, episodes wanted, success).
 
     Raises:
@@ -84,8 +84,10 @@ def collect(
     """
     noise = ActionNoise() if action_noise is None else action_noise
     card = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
-    settings = {"split": split, "action_noise": dataclasses.asdict(noise), "keep_failures": keep_failures}
-    job = _Job(task, card, split, tuple(cameras), noise, render_profile)
+    amount = benchmark_noise(task, card, noise)
+    settings = {"split": split, "keep_failures": keep_failures}
+    settings["action_noise"] = dataclasses.asdict(noise) if amount is None else amount.deviation
+    job = _Job(task, card, split, tuple(cameras), noise if amount is None else amount, render_profile)
     tried = failed = in_a_row = 0
     with _open(Path(out), task, card, tuple(cameras), codec, settings) as store:
         first = _next_index(store)
@@ -117,14 +119,14 @@ def collect(
 def _open(
     path: Path, task: str, card: Embodiment, cameras: tuple[str, ...], codec: str, settings: dict[str, Any]
 ) -> EpisodeStore:
-    names = load_task(task, card.name).environment_state_names
     if not path.exists() or not any(path.iterdir()):
         return EpisodeStore.create(
             path,
             card,
             task=task,
             cameras=cameras,
-            environment_state=names,
+            environment_state=environment_state_names(task, card),
+            joints=bool(card.joints.channels),
             codec=codec,
             provenance={"collect": settings},
         )
@@ -169,17 +171,25 @@ class _Job:
     embodiment: Embodiment
     split: str
     cameras: tuple[str, ...]
-    noise: ActionNoise
-    render_profile: str
+    noise: ActionNoise | BenchNoise
+    render_profile: str | None
 
     def __call__(self) -> Callable[[int], Episode]:
-        env = Env(self.task, self.embodiment, render_profile=self.render_profile, split=self.split)
+        env, run_episode = simulate(self.task, self.embodiment, render_profile=self.render_profile, split=self.split)
         expert = env.task.expert(env)
 
         def run(index: int) -> Episode:
-            recorder = DemonstrationRecorder(self.cameras)
+            recorder: DemonstrationRecorder | BenchDemonstration = (
+                DemonstrationRecorder(self.cameras)
+                if env.embodiment.joints.channels
+                else BenchDemonstration(self.cameras)
+            )
             perturb = self.noise.on(env.embodiment)
             result = run_episode(env, expert, split=self.split, index=index, record=recorder, perturb=perturb)
+            if result.lost:
+                raise SimulationError(
+                    explain(f"episode {index} was lost ({result.termination})", mend="run the same command again")
+                )
             metadata = {
                 "index": index,
                 "split": self.split,

@@ -16,8 +16,8 @@ from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
 from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.protocols import Policy, PolicySpec
+from robopolicy.sim.bench.dispatch import simulate
 from robopolicy.sim.env import Env
-from robopolicy.sim.episode import run_episode
 from robopolicy.sim.inference import InferenceServer, RemotePolicy, Slot
 from robopolicy.sim.record import VideoRecorder
 from robopolicy.sim.workers import map_episodes
@@ -52,7 +52,7 @@ def rollout(
     variant: str = "nominal",
     latency: LatencyModel | float | Mapping[str, Any] | Sequence[float] = 0.0,
     control: ControlConfig | None = None,
-    render_profile: str = "fast",
+    render_profile: str | None = None,
     max_steps: int | None = None,
     continue_after_success_s: float = 0.0,
     video_dir: Path | str | None = None,
@@ -75,7 +75,7 @@ def rollout(
         variant: Name of the variant of the simulation.
         latency: What :meth:`LatencyModel.from_config` takes; a number is milliseconds.
         control: Settings of the executor.
-        render_profile: ``fast`` or ``stock``, for the policy's cameras.
+        render_profile: ``fast`` or ``stock``, for the policy's cameras; None: fast, a benchmark's own for a benchmark.
         max_steps: Control steps at most; the task's horizon by default.
         continue_after_success_s: How long an episode goes on after its first success.
         video_dir: Folder for ``<index>.webp``; no videos without it.
@@ -117,7 +117,7 @@ def rollout(
         return _collect(_here(job, order), order, progress, until)
     if inference == "worker":
         return _collect(map_episodes(job, order, workers), order, progress, until)
-    server = InferenceServer(factory(job.env()), inference_batch)
+    server = InferenceServer(factory(job.env()[0]), inference_batch)
     shared = dataclasses.replace(job, factory=None, spec=server.policy.spec)
     with _one_torch_thread():
         return _collect(map_episodes(shared, order, workers, server), order, progress, until)
@@ -173,7 +173,7 @@ class _Job:
     variant: str
     latency: LatencyModel
     control: ControlConfig | None
-    render_profile: str
+    render_profile: str | None
     max_steps: int | None
     continue_after_success_s: float
     video_dir: Path | None
@@ -181,22 +181,21 @@ class _Job:
     video_camera: str | None
     spec: PolicySpec | None = None
 
-    def env(self) -> Env:
-        """The environment of every episode."""
-        more: dict[str, Any] = {} if self.variant == "nominal" else {"variant": self.variant}
-        return Env(
+    def env(self) -> tuple[Any, Callable[..., EpisodeResult]]:
+        """The environment of every episode, and what runs one."""
+        return simulate(
             self.task,
             self.embodiment,
             render_profile=self.render_profile,
+            variant=self.variant,
             split=self.split,
             control=self.control,
-            **more,
         )
 
     def __call__(
         self, slot: Slot | None = None, ask: Callable[[Any], Any] | None = None
     ) -> Callable[[int], EpisodeResult]:
-        env = self.env()
+        env, run_episode = self.env()
         policy: Policy
         if slot is not None and ask is not None and self.spec is not None:
             policy = RemotePolicy(self.spec, slot, ask)
@@ -220,7 +219,7 @@ class _Job:
             )
             if isinstance(policy, RemotePolicy):
                 result = dataclasses.replace(result, cpu_s=result.cpu_s + policy.take_cpu_s())
-            if recorder is None or self.video_dir is None:
+            if recorder is None or self.video_dir is None or not recorder.frames:
                 return result
             path = recorder.save(self.video_dir / f"{index}.webp")
             return dataclasses.replace(result, video=f"{self.video_dir.name}/{path.name}")

@@ -7,6 +7,7 @@ shows the way back from small errors.
 Examples:
   robopolicy collect task=pick_place embodiment=panda episodes=200 out=runs/pick.zarr
   robopolicy collect task=pick_place 'cameras=[front,wrist]' out=runs/pick_images.zarr
+  robopolicy collect task=metaworld/pick-place-v3 episodes=100 out=runs/mw.zarr    # robopolicy list benchmarks
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class CollectConfig:
     """Keys of ``robopolicy collect``."""
 
     task: str = setting("what to do; robopolicy list tasks", registry="task")
-    embodiment: str = setting("with which robot; robopolicy list embodiments")
+    embodiment: str | None = setting(
+        "with which robot; null: panda, of a benchmark its own; robopolicy list embodiments"
+    )
     out: str = setting("store to write; one of the same settings is continued")
     episodes: int = setting("successful demonstrations wanted in the store", ge=1)
     cameras: tuple[str, ...] = setting("cameras to record; none for policies that read state only")
@@ -43,7 +46,7 @@ class CollectConfig:
     split: Literal["train", "val", "test"] = setting("which episodes")
     action_noise: Noise = setting("noise on what is executed")
     keep_failures: bool = setting("store failed episodes too, marked as such")
-    render_profile: Literal["fast", "stock"] = setting("picture quality")
+    render_profile: Literal["fast", "stock"] | None = setting("picture quality; null: fast, of a benchmark its own")
 
 
 CONFIG = CollectConfig
@@ -53,12 +56,14 @@ def run(argv: Sequence[str]) -> int:
     """Fill the store, then say what is in it."""
     config = parse(CollectConfig, "collect", argv)
     from robopolicy.cli.progress import Progress
+    from robopolicy.sim.bench.dispatch import default_embodiment
     from robopolicy.sim.collect import ActionNoise, collect
 
-    with Progress(f"{config.task} on {config.embodiment}", config.episodes) as bar:
+    embodiment = config.embodiment or default_embodiment(config.task) or "panda"
+    with Progress(f"{config.task} on {embodiment}", config.episodes) as bar:
         found = collect(
             config.task,
-            config.embodiment,
+            embodiment,
             config.episodes,
             config.out,
             split=config.split,

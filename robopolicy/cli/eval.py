@@ -10,6 +10,7 @@ Examples:
   robopolicy eval policy=null task=pick_place embodiment=panda out=runs/null
   robopolicy eval runs/pick 'latency_ms=[0,50,100,200]' out=runs/pick/latency
   robopolicy eval runs/pick episodes=100:200 videos=4
+  robopolicy eval policy=expert task=metaworld/reach-v3 out=runs/reach    # robopolicy list benchmarks
 """
 
 from __future__ import annotations
@@ -99,10 +100,16 @@ def episode_indices(episodes: int | str) -> range:
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
+    from robopolicy.evaluation.page import lost_notice
+
     low, high = report["wilson_95"]
     head = report["header"]
     print(f"{head['policy']} on {head['task']}, {head['embodiment']}, split {head['split']}")
     print(f"success {report['successes']} of {report['n']} = {report['success_rate']:.3f} ({low:.3f} to {high:.3f})")
+    if report["lost"]:
+        print(lost_notice(report))
+    elif report["lost_attempts"]:
+        print(f"the simulation was restarted {report['lost_attempts']} times; every episode was evaluated")
     for point in report["sweep"] or ():
         low, high = point["wilson_95"]
         print(f"  latency {point['latency_ms']:g} ms: {point['rate']:.3f} ({low:.3f} to {high:.3f})")

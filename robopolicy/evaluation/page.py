@@ -12,7 +12,15 @@ from robopolicy.evaluation import svg
 from robopolicy.evaluation.html import Markup, Section, code, columns, details, facts, figure, table, tiles, video
 from robopolicy.evaluation.result import EpisodeResult
 
-__all__ = ["MAX_VIDEOS", "headline_tiles", "report_plots", "report_sections", "sweep_blocks", "video_grid"]
+__all__ = [
+    "MAX_VIDEOS",
+    "headline_tiles",
+    "lost_notice",
+    "report_plots",
+    "report_sections",
+    "sweep_blocks",
+    "video_grid",
+]
 
 MAX_VIDEOS = 12
 """Videos carried inside a page; the others stay beside it."""
@@ -27,6 +35,8 @@ def report_sections(report: Mapping[str, Any], folder: str | os.PathLike[str]) -
     """
     episodes = [EpisodeResult.from_dict(row) for row in report["episodes"]]
     result: list[Markup | str] = [headline_tiles(report)]
+    if report.get("lost"):
+        result.insert(0, lost_notice(report))
     if report.get("missing_episodes"):
         result.append(f"Episodes without a result: {', '.join(map(str, report['missing_episodes']))}.")
     sections = [Section("Result", [*result, report_plots(report)])]
@@ -37,6 +47,21 @@ def report_sections(report: Mapping[str, Any], folder: str | os.PathLike[str]) -
     sections.append(Section("Episodes", [_episode_table(episodes)]))
     sections.append(Section("How it was made", _provenance(report)))
     return sections
+
+
+def lost_notice(report: Mapping[str, Any]) -> str:
+    """Loud words about episodes that were not evaluated; empty if there are none."""
+    lost = report.get("lost") or ()
+    if not lost:
+        return ""
+    counts: dict[str, int] = {}
+    for row in lost:
+        counts[row["termination"]] = counts.get(row["termination"], 0) + 1
+    why = ", ".join(f"{word.replace('_', ' ')} {count}" for word, count in sorted(counts.items()))
+    return (
+        f"NOT EVALUATED: {len(lost)} of {len(lost) + report['n']} episodes were lost ({why}); "
+        f"every rate is over the other {report['n']}. Lost: {', '.join(str(row['index']) for row in lost)}."
+    )
 
 
 def headline_tiles(report: Mapping[str, Any]) -> Markup:

@@ -104,8 +104,16 @@ def build_report(
 
     Raises:
         DataError: no results, a duplicate, a stranger to the header, or a value that is not finite.
+
+    Returns:
+        Episodes that were lost (:data:`~robopolicy.evaluation.result.LOST`) are in ``lost``, not in ``episodes``: every
+        rate is over the others, and ``lost_attempts`` counts the restarts behind all of them.
     """
-    episodes = _checked([_episode(item) for item in results], head := _header(header))
+    everything = _checked([_episode(item) for item in results], head := _header(header))
+    episodes = [episode for episode in everything if not episode.lost]
+    if not episodes:
+        mend = "see why the simulation died; for a benchmark: robopolicy bench-env check NAME"
+        raise DataError(explain("every episode was lost", given=f"{len(everything)} episodes", mend=mend))
     asked = head.pop("episodes")
     done = [episode.index for episode in episodes]
     at_end = rate(sum(episode.success_at_end for episode in episodes), len(episodes))
@@ -114,6 +122,8 @@ def build_report(
         "schema_version": SCHEMA_VERSION,
         "header": {**head, "episodes": done if asked is None else asked},
         "missing_episodes": sorted(set(asked or ()) - set(done)),
+        "lost": [episode.to_dict() for episode in everything if episode.lost],
+        "lost_attempts": sum(episode.lost_attempts for episode in everything),
         "criterion": CRITERION,
         "successes": at_end["successes"],
         "n": at_end["n"],
@@ -137,10 +147,10 @@ def build_report(
             "clipped_fraction": clipped / ticks if ticks else None,
             "max_seam_velocity_step": max(episode.max_seam_velocity_step for episode in episodes),
         },
-        "terminations": dict(sorted(Counter(episode.termination for episode in episodes).items())),
+        "terminations": dict(sorted(Counter(episode.termination for episode in everything).items())),
         "cpu_s": sum(episode.cpu_s for episode in episodes),
         "sweep": None if sweep is None else list(sweep),
-        "versions": versions(),
+        "versions": {**versions(), **head["extra"].get("versions", {})},
         "episodes": [episode.to_dict() for episode in episodes],
     }
     return plain(report)

@@ -10,18 +10,31 @@ from typing import Any
 
 from robopolicy.errors import DataError, explain, suggest
 
-__all__ = ["MEASURED_FIELDS", "TERMINATIONS", "EpisodeResult"]
+__all__ = ["LOST", "MEASURED_FIELDS", "TERMINATIONS", "EpisodeResult"]
 
 TERMINATIONS = ("success", "timeout", "fault", "unstable")
 """Why an episode ended: solved and held, out of steps, safety fault latched, physics diverged. A task may add words of
 its own for what cannot be mended (``dropped``), in lower case."""
 
-MEASURED_FIELDS = ("inference_ms", "cpu_s", "video")
+LOST = ("environment_crashed", "environment_hung")
+"""Terminations of an episode that was not evaluated: the process of the simulation was lost, so nothing is known of the
+policy. Such an episode counts neither as a success nor as a failure."""
+
+MEASURED_FIELDS = ("inference_ms", "cpu_s", "video", "lost_attempts")
 """Fields that depend on the machine or on where files were put; all others are a function of the episode's seed."""
 
 _TEXT = ("split", "task", "embodiment", "termination")
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_COUNTS = ("index", "length", "ticks", "tracking_ticks", "missing_setpoints", "clipped_ticks", "chunks")
+_COUNTS = (
+    "index",
+    "length",
+    "ticks",
+    "tracking_ticks",
+    "missing_setpoints",
+    "clipped_ticks",
+    "chunks",
+    "lost_attempts",
+)
 _FLAGS = ("success_once", "success_at_end")
 _REALS = ("duration_s", "latency_ms", "max_seam_velocity_step", "cpu_s")
 _LISTS = ("inference_ms", "initial_state")
@@ -56,6 +69,7 @@ class EpisodeResult:
         peak_force_n: Largest normal force (N) between the robot and anything else at a tick, summed over the contact
             points of one pair of bodies; None where it was not measured.
         metrics: Figures of the task itself, by name with unit.
+        lost_attempts: How often its simulation crashed or hung, so that it was run again from the start.
 
     Raises:
         DataError: a field has the wrong type, is not finite, or contradicts another; every problem is named.
@@ -84,6 +98,7 @@ class EpisodeResult:
     success_instant: bool | None = None
     peak_force_n: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    lost_attempts: int = 0
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -105,6 +120,8 @@ class EpisodeResult:
             found.append("success_at_end without success_once")
         if self.termination == "success" and not self.success_once:
             found.append("termination 'success' without success_once")
+        if self.lost and (self.success_once or not self.lost_attempts):
+            found.append("an episode that was lost has no success, and has been lost at least once")
         if self.success_once and self.success_instant is False:
             found.append("success_once without success_instant")
         if max(self.tracking_ticks, self.clipped_ticks) > self.ticks:
@@ -117,6 +134,11 @@ class EpisodeResult:
     def key(self) -> tuple[str, str, str, int]:
         """(task, embodiment, split, index): what makes two episodes the same episode."""
         return self.task, self.embodiment, self.split, self.index
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was not evaluated, see :data:`LOST`."""
+        return self.termination in LOST
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for strict JSON."""

@@ -17,7 +17,8 @@ def latency_sweep(points: Mapping[float, Sequence[EpisodeResult]]) -> list[dict[
 
     Args:
         points: Injected latency (ms) -> results of that run. Each run must hold the same episodes from the same initial
-            states, else a difference between points could come from the episodes.
+            states, else a difference between points could come from the episodes. One that was lost at some latency is
+            left out of all.
 
     Returns:
         By rising latency: ``{latency_ms, successes, n, rate, wilson_95, clopper_pearson_95, applied_ms,
@@ -26,7 +27,11 @@ def latency_sweep(points: Mapping[float, Sequence[EpisodeResult]]) -> list[dict[
     Raises:
         DataError: an empty run, or runs over different episodes.
     """
-    runs = {float(latency): sorted(results, key=lambda r: r.key) for latency, results in sorted(points.items())}
+    lost = {result.key for results in points.values() for result in results if result.lost}
+    runs = {
+        float(latency): sorted((r for r in results if r.key not in lost), key=lambda r: r.key)
+        for latency, results in sorted(points.items())
+    }
     reference: list[tuple[Any, ...]] | None = None
     for latency, results in runs.items():
         episodes = [(*result.key, result.initial_state) for result in results]
