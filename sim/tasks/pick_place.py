@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from robopolicy.errors import ConfigError, explain
 from robopolicy.sim.task import BaseTask
 from robopolicy.sim.tasks.pick_place_expert import PickPlaceExpert
+from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, tabletop, touching
 
 if TYPE_CHECKING:
     from robopolicy.sim.env import Env
@@ -87,25 +88,8 @@ class PickPlace(BaseTask):
 
     def model(self) -> mujoco.MjSpec:
         """Table, cube and disc. The table's top is z = 0."""
-        spec = mujoco.MjSpec()
-        spec.modelname = self.name
-        world, box = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX
-        # light adds up to less than one on a horizontal face, so that no colour is washed out
-        world.add_light(
-            pos=[0.6, 0.4, 2.0],
-            dir=[-0.25, -0.35, -1],
-            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-            diffuse=[0.45, 0.45, 0.45],
-            specular=[0.1, 0.1, 0.1],
-        )
-        spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
-        spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]
-        spec.visual.headlight.specular = [0.0, 0.0, 0.0]
-        table = {"rgba": [0.80, 0.74, 0.64, 1], "friction": [1.0, 0.01, 0.0002]}
-        world.add_geom(name="table", type=box, size=[0.55, 0.6, 0.02], pos=[0.35, 0, -0.02], **table)
-        floor = {"rgba": [0.45, 0.50, 0.56, 1], "contype": 0, "conaffinity": 0}
-        world.add_geom(name="floor", type=box, size=[3, 3, 0.01], pos=[0, 0, -0.6], **floor)
-        disc = world.add_body(name="goal", mocap=True)
+        spec = tabletop(self.name)
+        disc = spec.worldbody.add_body(name="goal", mocap=True)
         disc.add_geom(
             name="goal",
             type=mujoco.mjtGeom.mjGEOM_CYLINDER,
@@ -114,26 +98,13 @@ class PickPlace(BaseTask):
             contype=0,
             conaffinity=0,
         )
-        cube = world.add_body(name="cube", pos=[0.5, 0, self.cube_size_m / 2])
-        cube.add_freejoint(name="cube")
-        cube.add_geom(
-            name="cube",
-            type=box,
-            size=[self.cube_size_m / 2] * 3,
-            mass=self.cube_mass_kg,
-            rgba=[0.85, 0.12, 0.10, 1],
-            friction=[1.0, 0.02, 0.0005],
-            condim=4,
-            solref=[0.008, 1],
-        )
+        add_cube(spec, "cube", self.cube_size_m, self.cube_mass_kg, (0.85, 0.12, 0.10, 1))
         return spec
 
     def bind(self, scene: Scene) -> None:
         """Ids of cube and disc in the composed model."""
         self._scene, model = scene, scene.model
-        self._cube_qpos = int(model.joint("cube").qposadr[0])
-        self._cube_qvel = int(model.joint("cube").dofadr[0])
-        self._cube_geom = model.geom("cube").id
+        self._cube, self._cube_geom = FreeBody(model, "cube"), model.geom("cube").id
         self._goal = int(model.body("goal").mocapid[0])
 
     def reset(self, data: mujoco.MjData, rng: np.random.Generator) -> dict[str, float]:
@@ -144,8 +115,7 @@ class PickPlace(BaseTask):
         goal = rng.uniform(lower, upper)
         while np.linalg.norm(goal - cube) < self.min_distance_m:
             goal = rng.uniform(lower, upper)
-        quaternion = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
-        data.qpos[self._cube_qpos : self._cube_qpos + 7] = [*cube, self.cube_size_m / 2, *quaternion]
+        self._cube.place(data, (*cube, self.cube_size_m / 2), yaw_rad)
         data.mocap_pos[self._goal] = [*goal, 0.0005]
         self._instruction = INSTRUCTIONS[int(rng.integers(len(INSTRUCTIONS)))]
         names = ("cube.x", "cube.y", "cube.yaw_rad", "goal.x", "goal.y")
@@ -153,8 +123,7 @@ class PickPlace(BaseTask):
 
     def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """Cube position (m), (cos, sin) of four times its yaw, goal position (m): f32 [7]."""
-        position = data.qpos[self._cube_qpos : self._cube_qpos + 3]
-        yaw_rad = self._cube_yaw(data)
+        position, yaw_rad = self._cube.position(data), self._cube.yaw(data)
         goal = data.mocap_pos[self._goal, :2]
         return np.array([*position, np.cos(4 * yaw_rad), np.sin(4 * yaw_rad), *goal], np.float32)
 
@@ -168,31 +137,17 @@ class PickPlace(BaseTask):
 
     def show_goal(self, data: mujoco.MjData) -> None:
         """The cube at rest in the middle of the disc, with the yaw that it has; the robot stays where it is."""
-        yaw_rad = self._cube_yaw(data)
-        quaternion = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
-        data.qpos[self._cube_qpos : self._cube_qpos + 7] = [*self.goal(data), *quaternion]
-
-    def _cube_yaw(self, data: mujoco.MjData) -> float:
-        w, x, y, z = data.qpos[self._cube_qpos + 3 : self._cube_qpos + 7]
-        return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+        self._cube.place(data, self.goal(data).tolist(), self._cube.yaw(data))
 
     def success(self, data: mujoco.MjData) -> bool:
         """Centre within ``tolerance_m`` of the goal, on the table and nearly still, jaw open, no finger on the cube."""
-        x, y, z = data.qpos[self._cube_qpos : self._cube_qpos + 3].tolist()
+        x, y, z = self._cube.position(data).tolist()
         goal_x, goal_y, _ = data.mocap_pos[self._goal].tolist()
         if math.hypot(x - goal_x, y - goal_y) > self.tolerance_m or abs(z - self.cube_size_m / 2) > 0.004:
             return False
-        open_m = self._scene.opening_m(data)
-        speed_m_s = float(np.abs(data.qvel[self._cube_qvel : self._cube_qvel + 3]).max())
-        return bool(speed_m_s < 0.05 and open_m > self.cube_size_m + RELEASE_MARGIN_M and not self._touched(data))
-
-    def _touched(self, data: mujoco.MjData) -> bool:
-        for first, second in data.contact.geom[: data.ncon]:
-            if (first == self._cube_geom and second in self._scene.robot_geoms) or (
-                second == self._cube_geom and first in self._scene.robot_geoms
-            ):
-                return True
-        return False
+        if self._scene.opening_m(data) <= self.cube_size_m + RELEASE_MARGIN_M or self._cube.speed_m_s(data) >= 0.05:
+            return False
+        return not touching(self._scene, data, (self._cube_geom,))
 
     def expert(self, env: Env) -> PickPlaceExpert:
         """The scripted policy for the robot of ``env``."""
