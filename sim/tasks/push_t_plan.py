@@ -28,6 +28,9 @@ Array = NDArray[np.floating]
 TURN_M = 0.05
 """Metres of misplacement that one radian of wrong yaw counts for."""
 
+WEIGHT = 6.0
+"""Metres of way that a metre of misplacement left over is worth."""
+
 
 @dataclass(frozen=True)
 class Push:
@@ -77,6 +80,7 @@ class PushPlanner:
         lever = point[:, 0] * normal[:, 1] - point[:, 1] * normal[:, 0]
         share = 1.0 / (1.0 + (lever / turn_radius_m) ** 2)
         self._before = point - normal * (tool_m + 0.01)  # the stick's centre before contact
+        self._between = np.linalg.norm(self._before[:, None] - self._before[None], axis=-1)  # [C, C]
         way = np.concatenate([np.linspace(0.004, 0.04, 7), np.linspace(0.055, 0.20, 9)])
         rate = lever / turn_radius_m**2 * share
         # poses in the T's own frame after each push, [C, W]: x, y, yaw, way
@@ -95,7 +99,7 @@ class PushPlanner:
             stick: [2] where the stick is.
             rng: Breaks ties.
         """
-        count, ways, _ = self._moves.shape
+        ways = self._moves.shape[1]
         first = self._moves.reshape(-1, 4)
         x, y, yaw = _compose((pose.x, pose.y, pose.yaw), first)
         near = self._away(self._before, pose, stick)  # [C]
@@ -107,12 +111,13 @@ class PushPlanner:
         start = np.array([pose.to_world(p) for p in self._before])
         outside = np.minimum(start - lower, upper - start).min(-1) < 0
         cost = cost + np.repeat(np.where(outside, 1.0, 0.0), ways)
-        alone = cost + 4 * self._left(x, y, yaw)
+        alone = cost + WEIGHT * self._left(x, y, yaw)
         # a second push after the more promising first ones
         kept = np.argsort(cost + 1.5 * self._left(x, y, yaw))[:160]
         second = self._moves.reshape(-1, 4)
         x2, y2, yaw2 = _compose((x[kept, None], y[kept, None], yaw[kept, None]), second[None])
-        pair = cost[kept, None] + second[None, :, 3] + 0.06 + 4 * self._left(x2, y2, yaw2)
+        between = np.repeat(self._between[kept // ways], ways, axis=1)
+        pair = cost[kept, None] + second[None, :, 3] + 0.3 * between + 0.03 + WEIGHT * self._left(x2, y2, yaw2)
         value = alone.copy()
         value[kept] = np.minimum(value[kept], pair.min(1))
         best_of_side: dict[int, int] = {}
