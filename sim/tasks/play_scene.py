@@ -3,10 +3,10 @@
 ::
 
                   x (away from the robot)
-       0.67        [======= slider =======]
-       0.52   lamp          disc 1 (green)
-       0.44                                     drawer, opens towards -y
-       0.40   button        disc 0 (blue)
+       0.68        [======= slider =======]
+       0.55   lamp          disc 1 (green)
+       0.46                                     drawer, opens towards -y
+       0.42   button        disc 0 (blue)
                  -y          y = -0.07         +y
 
 Drawer and slider each carry a post that the fingers straddle along y, which is also the axis they move on: the jaw
@@ -46,16 +46,16 @@ class PlayLayout:
         disc_radius_m: Of both discs.
     """
 
-    discs: tuple[tuple[float, float], tuple[float, float]] = ((0.37, -0.07), (0.52, -0.07))
-    drawer: tuple[float, float, float] = (0.44, 0.225, 0.085)
+    discs: tuple[tuple[float, float], tuple[float, float]] = ((0.41, -0.07), (0.55, -0.07))
+    drawer: tuple[float, float, float] = (0.46, 0.225, 0.085)
     drawer_travel_m: float = 0.14
-    slider: tuple[float, float, float] = (0.67, -0.08, 0.075)
+    slider: tuple[float, float, float] = (0.685, -0.08, 0.075)
     slider_travel_m: float = 0.16
     handle_m: float = 0.02
     post_top_m: float = 0.10
-    button: tuple[float, float, float] = (0.40, -0.24, 0.05)
+    button: tuple[float, float, float] = (0.43, -0.24, 0.05)
     button_travel_m: float = 0.016
-    lamp: tuple[float, float, float] = (0.54, -0.27, 0.045)
+    lamp: tuple[float, float, float] = (0.56, -0.27, 0.045)
     disc_radius_m: float = 0.05
 
     def drawer_handle(self, opening_m: float) -> NDArray[np.float64]:
