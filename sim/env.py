@@ -24,6 +24,7 @@ from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.seeding import SPLITS, generator
 from robopolicy.sim.frame import Frame, Modalities, frame_items, modality_spaces, stack_frames
+from robopolicy.sim.goal_image import draw_goal
 from robopolicy.sim.look import draw_frame
 from robopolicy.sim.point_cloud import PointCloud
 from robopolicy.sim.render import CameraRenderer
@@ -199,6 +200,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def picture(self, camera: str) -> NDArray[np.uint8]:
         """One camera's image, uint8 [H, W, 3]."""
         return self._eyes.render(self.data, self.embodiment.camera(camera))
+
+    def goal_image(self, camera: str) -> NDArray[np.uint8]:
+        """The scene with the goal reached, uint8 [H, W, 3]; the episode goes on untouched."""
+        return draw_goal(self, camera, self._eyes)
 
     def metrics(self) -> dict[str, float]:
         """The task's figures of the episode so far."""
