@@ -80,7 +80,7 @@ class Door:
     height_m: float = 0.13
     depth_m: float = 0.12
     radius_m: float = 0.18
-    handle_m: tuple[float, float] = (0.048, 0.125)
+    handle_m: tuple[float, float] = (0.056, 0.125)
     bar_m: float = 0.008
     most_rad: float = 1.2
     mass_kg: float = 0.6

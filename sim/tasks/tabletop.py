@@ -15,9 +15,10 @@ __all__ = ["FreeBody", "add_cube", "mocap_yaw", "tabletop", "touching"]
 
 
 def tabletop(name: str) -> mujoco.MjSpec:
-    """A world with light, a table of 1.1 x 1.2 m and a floor that touches nothing."""
+    """A world with light, a table of 1.1 x 1.2 m and a floor that touches nothing; angles are in radians."""
     spec = mujoco.MjSpec()
     spec.modelname = name
+    spec.compiler.degree = False
     world, box = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX
     # light adds up to less than one on a horizontal face, so that no colour is washed out
     world.add_light(
