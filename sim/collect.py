@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import DataError, SimulationError, explain
 from robopolicy.sim.bench.collect import BenchDemonstration, BenchNoise, benchmark_noise, environment_state_names
 from robopolicy.sim.bench.dispatch import simulate
+from robopolicy.sim.env import Env
+from robopolicy.sim.episode import run_episode
+from robopolicy.sim.goal_image import GOAL_IMAGE, encode_goal_images
 from robopolicy.sim.noise import ActionNoise
 from robopolicy.sim.record import DemonstrationRecorder
+from robopolicy.sim.task import load_task
 from robopolicy.sim.workers import map_episodes
 
 __all__ = ["Collected", "collect"]
@@ -55,6 +59,8 @@ def collect(
     keep_failures: bool = False,
     codec: str = "raw",
     render_profile: str | None = None,
+    task_parameters: Mapping[str, Any] | None = None,
+    goal_images: Sequence[str] = (),
     progress: Callable[[int, int, bool], None] | None = None,
 ) -> Collected:
     """Fill a store with ``episodes`` successful episodes of the task's expert, in the order of their indices.
@@ -75,6 +81,8 @@ def collect(
         keep_failures: Commit episodes that failed too, marked as such.
         codec: Image codec of a new store, ``raw`` or ``jpeg``.
         render_profile: ``fast`` or ``stock``; None: fast, a benchmark's own for a benchmark.
+        task_parameters: What the task shall have otherwise than its YAML says, for example ``{"style": "play"}``.
+        goal_images: Cameras of pictures of the goal, kept with each episode; see :mod:`robopolicy.sim.goal_image`.
         progress: Called after each commit with (episodes committed, episodes wanted, success).
 
     Raises:
@@ -87,9 +95,12 @@ def collect(
     amount = benchmark_noise(task, card, noise)
     settings = {"split": split, "keep_failures": keep_failures}
     settings["action_noise"] = dataclasses.asdict(noise) if amount is None else amount.deviation
-    job = _Job(task, card, split, tuple(cameras), noise if amount is None else amount, render_profile)
+    parameters, goals = dict(task_parameters or {}), tuple(goal_images)
+    settings |= {k: v for k, v in (("task_parameters", parameters), ("goal_images", list(goals))) if v}
+    noise_on = noise if amount is None else amount
+    job = _Job(task, card, split, tuple(cameras), noise_on, render_profile, parameters, goals)
     tried = failed = in_a_row = 0
-    with _open(Path(out), task, card, tuple(cameras), codec, settings) as store:
+    with _open(Path(out), job, codec, settings) as store:
         first = _next_index(store)
         wanted = itertools.count(first) if store.num_episodes < episodes else iter(())
         arriving = map_episodes(job, wanted, max(1, workers))
@@ -116,16 +127,15 @@ def collect(
         return Collected(Path(out), store.num_episodes, store.num_steps, tried, failed)
 
 
-def _open(
-    path: Path, task: str, card: Embodiment, cameras: tuple[str, ...], codec: str, settings: dict[str, Any]
-) -> EpisodeStore:
+def _open(path: Path, job: _Job, codec: str, settings: dict[str, Any]) -> EpisodeStore:
+    task, card, cameras = job.task, job.embodiment, job.cameras
     if not path.exists() or not any(path.iterdir()):
         return EpisodeStore.create(
             path,
             card,
             task=task,
             cameras=cameras,
-            environment_state=environment_state_names(task, card),
+            environment_state=job.environment_state_names(),
             joints=bool(card.joints.channels),
             codec=codec,
             provenance={"collect": settings},
@@ -173,9 +183,17 @@ class _Job:
     cameras: tuple[str, ...]
     noise: ActionNoise | BenchNoise
     render_profile: str | None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    goal_images: tuple[str, ...] = ()
+
+    def environment_state_names(self) -> tuple[str, ...]:
+        """[E] names of the privileged state."""
+        if self.parameters:
+            return load_task(self.task, self.embodiment.name, **self.parameters).environment_state_names
+        return environment_state_names(self.task, self.embodiment)
 
     def __call__(self) -> Callable[[int], Episode]:
-        env, run_episode = simulate(self.task, self.embodiment, render_profile=self.render_profile, split=self.split)
+        env, run_one = self._world()
         expert = env.task.expert(env)
 
         def run(index: int) -> Episode:
@@ -185,7 +203,8 @@ class _Job:
                 else BenchDemonstration(self.cameras)
             )
             perturb = self.noise.on(env.embodiment)
-            result = run_episode(env, expert, split=self.split, index=index, record=recorder, perturb=perturb)
+            told = self._told(env, index)
+            result = run_one(env, expert, split=self.split, index=index, record=recorder, perturb=perturb)
             if result.lost:
                 raise SimulationError(
                     explain(f"episode {index} was lost ({result.termination})", mend="run the same command again")
@@ -195,7 +214,25 @@ class _Job:
                 "split": self.split,
                 "termination": result.termination,
                 "initial_state": dict(env.initial_state),
+                **told,
             }
             return Episode(dict(recorder.streams()), env.task.language(), result.success_at_end, metadata)
 
         return run
+
+    def _world(self) -> tuple[Any, Callable[..., Any]]:
+        if not self.parameters:
+            return simulate(self.task, self.embodiment, render_profile=self.render_profile, split=self.split)
+        task = load_task(self.task, self.embodiment.name, **self.parameters)
+        return Env(task, self.embodiment, render_profile=self.render_profile or "fast", split=self.split), run_episode
+
+    def _told(self, env: Any, index: int) -> dict[str, Any]:
+        """Pictures of the goal and the goal itself, where they are asked for."""
+        if not self.goal_images:
+            return {}
+        env.reset(options={"split": self.split, "index": index})
+        goal = env.task.goal(env.data).tolist()
+        return {
+            "goal": dict(zip(env.task.goal_names, goal, strict=True)),
+            GOAL_IMAGE: encode_goal_images({name: env.goal_image(name) for name in self.goal_images}),
+        }

@@ -7,6 +7,7 @@ shows the way back from small errors.
 Examples:
   robopolicy collect task=pick_place embodiment=panda episodes=200 out=runs/pick.zarr
   robopolicy collect task=pick_place 'cameras=[front,wrist]' out=runs/pick_images.zarr
+  robopolicy collect task=play 'task_parameters={style: play, goals: 8}' episodes=20 out=runs/free_play.zarr
   robopolicy collect task=metaworld/pick-place-v3 episodes=100 out=runs/mw.zarr    # robopolicy list benchmarks
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from robopolicy.cli.arguments import parse
 from robopolicy.config import setting
@@ -36,7 +37,7 @@ class CollectConfig:
 
     task: str = setting("what to do; robopolicy list tasks", registry="task")
     embodiment: str | None = setting(
-        "with which robot; null: panda, of a benchmark its own; robopolicy list embodiments"
+        "with which robot; null: panda, or that of the benchmark"
     )
     out: str = setting("store to write; one of the same settings is continued")
     episodes: int = setting("successful demonstrations wanted in the store", ge=1)
@@ -47,6 +48,8 @@ class CollectConfig:
     action_noise: Noise = setting("noise on what is executed")
     keep_failures: bool = setting("store failed episodes too, marked as such")
     render_profile: Literal["fast", "stock"] | None = setting("picture quality; null: fast, of a benchmark its own")
+    task_parameters: dict[str, Any] = setting("what the task shall have otherwise than its YAML says")
+    goal_images: tuple[str, ...] = setting("cameras of a picture of the goal, kept with each episode")
 
 
 CONFIG = CollectConfig
@@ -73,6 +76,8 @@ def run(argv: Sequence[str]) -> int:
             keep_failures=config.keep_failures,
             codec=config.image_codec,
             render_profile=config.render_profile,
+            task_parameters=config.task_parameters,
+            goal_images=config.goal_images,
             progress=lambda done, wanted, success: bar.show(done),
         )
     tried = f"{found.tried} tried, {found.failed} failed" if found.tried else "nothing was left to do"

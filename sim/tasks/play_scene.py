@@ -55,7 +55,7 @@ class PlayLayout:
     post_top_m: float = 0.10
     button: tuple[float, float, float] = (0.43, -0.24, 0.05)
     button_travel_m: float = 0.016
-    lamp: tuple[float, float, float] = (0.56, -0.27, 0.045)
+    lamp: tuple[float, float, float] = (0.56, -0.25, 0.045)
     disc_radius_m: float = 0.05
 
     def drawer_handle(self, opening_m: float) -> NDArray[np.float64]:
