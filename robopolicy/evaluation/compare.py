@@ -15,16 +15,21 @@ from robopolicy.errors import DataError, explain
 from robopolicy.evaluation.compare_page import compare_sections
 from robopolicy.evaluation.files import write_json
 from robopolicy.evaluation.html import write_html
-from robopolicy.evaluation.paired import CELLS, cells, paired_bootstrap, pairs_needed, stratified
+from robopolicy.evaluation.paired import (
+    CELLS,
+    INITIAL_STATE_TOLERANCE,
+    cells,
+    paired_bootstrap,
+    pairs_needed,
+    same_start,
+    stratified,
+)
 from robopolicy.evaluation.report import episodes_of, read_report
 from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.evaluation.sequential import DIFFERENCES, decide, verdict
 from robopolicy.evaluation.statistics import mcnemar_exact, paired_conditional, paired_newcombe, rate
 
 __all__ = ["INITIAL_STATE_TOLERANCE", "SIGNIFICANCE", "compare", "paired_keys", "reports_below"]
-
-INITIAL_STATE_TOLERANCE = 1e-6
-"""Largest difference of an initial-state value (m, rad) that still counts as the same episode."""
 
 SIGNIFICANCE = 0.05
 """Two-sided level of the verdict."""
@@ -176,7 +181,7 @@ def paired_keys(
                 mend="evaluate both on the same task, embodiment, split and episodes",
             )
         )
-    strangers = [key[3] for key in keys if not _same_start(a[key].initial_state, b[key].initial_state)]
+    strangers = [key[3] for key in keys if not same_start(a[key].initial_state, b[key].initial_state)]
     if strangers:
         raise DataError(
             explain(
@@ -187,10 +192,6 @@ def paired_keys(
             )
         )
     return keys
-
-
-def _same_start(a: Sequence[float], b: Sequence[float]) -> bool:
-    return len(a) == len(b) and all(abs(x - y) <= INITIAL_STATE_TOLERANCE for x, y in zip(a, b, strict=True))
 
 
 def _span(side: Mapping[_Key, EpisodeResult]) -> str:

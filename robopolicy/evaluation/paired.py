@@ -12,12 +12,29 @@ import numpy as np
 from robopolicy.errors import DataError, explain
 from robopolicy.evaluation.statistics import mcnemar_exact, paired_newcombe
 
-__all__ = ["CELLS", "cells", "holm", "paired_bootstrap", "pairs_needed", "stratified"]
+__all__ = [
+    "CELLS",
+    "INITIAL_STATE_TOLERANCE",
+    "cells",
+    "holm",
+    "paired_bootstrap",
+    "pairs_needed",
+    "same_start",
+    "stratified",
+]
 
 CELLS = ("both", "only_a", "only_b", "neither")
 """How an episode can end for A and B."""
 
+INITIAL_STATE_TOLERANCE = 1e-6
+"""Largest difference of an initial-state value (m, rad) that still counts as the same episode."""
+
 Interval = tuple[float, float]
+
+
+def same_start(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two episodes began from the same state, up to rounding."""
+    return len(a) == len(b) and all(abs(x - y) <= INITIAL_STATE_TOLERANCE for x, y in zip(a, b, strict=True))
 
 
 def cells(won_a: Sequence[bool], won_b: Sequence[bool]) -> dict[str, int]:

@@ -16,7 +16,7 @@ first, are mostly successes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.errors import ConfigError, DataError, explain
+from robopolicy.evaluation.paired import same_start
 from robopolicy.evaluation.result import EpisodeResult
 
 __all__ = ["DIFFERENCES", "OUTCOMES", "StopRule", "confidence_sequence", "decide", "log_evidence", "verdict"]
@@ -34,6 +35,7 @@ OUTCOMES = (0.0, 1.0)
 DIFFERENCES = (-1.0, 0.0, 1.0)
 """Success of A minus success of B on one episode: only B, both or neither, only A."""
 
+_Key = tuple[str, str, str, int]
 _FRACTIONS = (np.arange(64) + 0.5) / 64
 _SOURCE = "Waudby-Smith and Ramdas 2024, JRSS-B 86:1"
 
@@ -138,7 +140,7 @@ class StopRule:
     """When an evaluation has seen enough; asked with the first n results, by index, for n = 1, 2, ...
 
     Attributes:
-        against: Outcomes of the other side by episode key: compare with it on the same episodes.
+        against: Results of the other side by episode key: compare with it on the same episodes.
         target: Or a success rate to be told from.
         alpha: See :func:`verdict`.
         margin: See :func:`verdict`.
@@ -147,7 +149,7 @@ class StopRule:
         ConfigError: neither or both of ``against`` and ``target``, or a number out of range.
     """
 
-    against: Mapping[tuple[str, str, str, int], bool] | None = None
+    against: Mapping[_Key, EpisodeResult] | None = None
     target: float | None = None
     alpha: float = 0.05
     margin: float | None = None
@@ -160,6 +162,17 @@ class StopRule:
         wrong = {name: value for name, value in numbers.items() if value is not None and not 0 < value < 1}
         if wrong:
             raise ConfigError(explain("out of range", given=wrong, allowed="numbers inside (0, 1)"))
+
+    def require(self, keys: Iterable[_Key]) -> None:
+        """Refuse, before any rollout, episodes that the other side does not have.
+
+        Raises:
+            DataError: naming them.
+        """
+        absent = [key for key in keys if self.against is not None and key not in self.against]
+        if absent:
+            mend = "evaluate the other side on the same task, embodiment, split and episodes first"
+            raise DataError(explain("the other report lacks episodes", given=f"{len(absent)}: {absent[:3]}", mend=mend))
 
     def __call__(self, results: Sequence[EpisodeResult]) -> bool:
         """Whether these results decide."""
@@ -177,15 +190,19 @@ class StopRule:
         return {"kind": kind, **verdict(values, counts, null, alpha=self.alpha, margin=self.margin)}
 
     def _counted(self, results: Sequence[EpisodeResult]) -> tuple[tuple[float, ...], list[int], float]:
+        results = [result for result in results if not result.lost]
         if self.against is None:
             assert self.target is not None
             won = sum(result.success_at_end for result in results)
             return OUTCOMES, [len(results) - won, won], self.target
         counts = [0, 0, 0]
         for result in results:
-            if result.key not in self.against:
-                raise DataError(explain("the other report has no such episode", given=result.key))
-            counts[1 + result.success_at_end - self.against[result.key]] += 1
+            self.require([result.key])
+            other = self.against[result.key]
+            if not same_start(result.initial_state, other.initial_state):
+                what = "an episode began from another state than in the other report, so the two are no pair"
+                raise DataError(explain(what, given=result.key, mend="evaluate both with one version"))
+            counts[1 + result.success_at_end - other.success_at_end] += 1
         return DIFFERENCES, counts, 0.0
 
 

@@ -35,6 +35,7 @@ GOOD = {
     "success_instant": True,
     "peak_force_n": 12.5,
     "metrics": {"overlap": 0.93},
+    "lost_attempts": 0,
 }
 
 

@@ -95,13 +95,15 @@ def test_equality_within_a_margin_can_be_shown():
 
 def test_rule_pairs_by_key_and_refuses_strangers(outcomes):
     ours, theirs = outcomes("1" * 30), outcomes("0" * 30)
-    rule = StopRule(against={e.key: e.success_at_end for e in theirs})
+    rule = StopRule(against={e.key: e for e in theirs})
     first = next(n for n in range(1, 31) if rule(ours[:n]))
     assert 4 < first < 15
     assert rule.state(ours[:first])["decision"] == "above"
     assert not rule(ours[: first - 1])
-    with pytest.raises(DataError, match="no such episode"):
+    with pytest.raises(DataError, match="lacks episodes"):
         rule(outcomes("1", start=99))
+    with pytest.raises(DataError, match="another state"):
+        rule(outcomes("1", initial_state=[0.5]))
     assert StopRule(target=0.5)(ours)
     assert not StopRule(target=0.97)(ours)
     for wrong in ({}, {"target": 0.5, "against": {}}, {"target": 1.5}, {"target": 0.5, "alpha": 0.0}):
