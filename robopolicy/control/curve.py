@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.native import native
 from robopolicy.embodiment import Embodiment
 from robopolicy.rotations import (
     axis_angle_to_matrix,
@@ -94,14 +95,26 @@ class Curve:
         self.start_ns, self.end_ns = time_ns[0], time_ns[-1]
         self._time_ns = list(time_ns)
         self._values = values
-        self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
         self.tail_ns = int(tail_ns) if len(values) > 1 else 0
         self._gripper = layout.gripper
-        self._x = [int(i) for i in layout.rotation[:3]]
         self._rotation = [int(i) for i in layout.rotation]
+        self._path = native and native.Path(
+            self._time_ns,
+            np.ascontiguousarray(values, dtype=float),
+            np.ascontiguousarray(rate, dtype=float),
+            self.tail_ns,
+            self._rotation,
+            layout.gripper.tolist(),
+        )
+        if self._path is None:
+            self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
 
     def at(self, time_ns: int) -> Array:
         """[A] at ``time_ns``; before the start and after the tail the path stands still."""
+        if self._path is not None:
+            out = np.empty(self._values.shape[1])
+            self._path.at(time_ns, out)
+            return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
         if second is None:
             return first.copy()
@@ -116,6 +129,10 @@ class Curve:
 
     def rate(self, time_ns: int) -> Array:
         """[A] time derivative at ``time_ns``, unit/s, of the cubic before rotations are made orthonormal."""
+        if self._path is not None:
+            out = np.empty(self._values.shape[1])
+            self._path.rate(time_ns, out)
+            return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
         if second is None:
             return np.zeros_like(first)

@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter import SafetyLimiter
+from robopolicy.control.native import native
 from robopolicy.control.schedule import ChunkSchedule, MergeReport
 from robopolicy.control.verdict import Limit, Verdict
 from robopolicy.embodiment import Embodiment
@@ -96,6 +98,7 @@ class Executor:
         self._tick_ns = round(self.tick_s * 1e9)
         self._layout = self.schedule.layout
         self._cartesian = embodiment.action_space == "ee_pose"
+        self._follower = self._make_follower() if native and self._cartesian else None
         self._counters = Counters()
         self._fresh = True
         self._stopped = False
@@ -218,10 +221,12 @@ class Executor:
         if not self._cartesian:
             return reference
         config, command, arm = self.config, self.limiter.command, self.kinematics.only
-        x, y = reference[self._layout.rotation[:3]], reference[self._layout.rotation[3:]]
-        rotation = np.stack([x, y, _cross(x, y)], axis=1)
         # Once the reference stands still the posture may not keep drifting, or the arm would never come to rest.
         pull = 0.0 if self.schedule.settled(target_ns) else config.nullspace_gain_hz * self.tick_s
+        if self._follower is not None:
+            self._follower.joints(reference, pull, command)
+            return command
+        rotation = _matrix(reference[self._layout.rotation].tolist())
         solution = arm.solve(
             command[arm.arm],
             reference[self._layout.position],
@@ -235,6 +240,24 @@ class Executor:
         command[arm.arm] = solution.q_arm
         command[arm.end] = reference[self._layout.gripper]
         return command
+
+    def _make_follower(self) -> Any:
+        """:meth:`_joints` compiled."""
+        arm, layout, config = self.kinematics.only, self._layout, self.config
+        return native.Follower(
+            arm.chain,
+            len(self.embodiment.action),
+            len(self.embodiment.joints),
+            layout.position.tolist(),
+            layout.rotation.tolist(),
+            layout.gripper.tolist(),
+            arm.arm.tolist(),
+            arm.end.tolist(),
+            config.ik_iterations,
+            config.ik_damping,
+            config.ik_max_position_error_m,
+            config.ik_max_rotation_error_rad,
+        )
 
     def _mode(self, target_ns: int) -> str:
         if self.fault is not None:
@@ -260,6 +283,7 @@ class Executor:
             counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
 
 
-def _cross(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
-    (a, b, c), (d, e, f) = x.tolist(), y.tolist()
-    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
+def _matrix(columns: list[float]) -> NDArray[np.floating]:
+    """Rotation matrix of its first two columns, in scalars: this runs at every tick."""
+    a, b, c, d, e, f = columns
+    return np.array(((a, d, b * f - c * e), (b, e, c * d - a * f), (c, f, a * e - b * d)))
