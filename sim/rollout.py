@@ -117,10 +117,14 @@ def rollout(
         return _collect(_here(job, order), order, progress, until)
     if inference == "worker":
         return _collect(map_episodes(job, order, workers), order, progress, until)
-    server = InferenceServer(factory(job.env()[0]), inference_batch)
-    shared = dataclasses.replace(job, factory=None, spec=server.policy.spec)
-    with _one_torch_thread():
-        return _collect(map_episodes(shared, order, workers, server), order, progress, until)
+    env, _ = job.env()
+    try:
+        server = InferenceServer(factory(env), inference_batch)
+        shared = dataclasses.replace(job, factory=None, spec=server.policy.spec)
+        with _one_torch_thread():
+            return _collect(map_episodes(shared, order, workers, server), order, progress, until)
+    finally:
+        env.close()
 
 
 def _collect(
@@ -142,9 +146,14 @@ def _collect(
 
 
 def _here(job: _Job, order: list[int]) -> Iterator[tuple[int, EpisodeResult]]:
-    run = job()
-    for index in order:
-        yield index, run(index)
+    env, run_episode = job.env()
+    assert job.factory is not None
+    run = job.runner(env, run_episode, job.factory(env))
+    try:
+        for index in order:
+            yield index, run(index)
+    finally:
+        env.close()
 
 
 @contextmanager
@@ -202,6 +211,12 @@ class _Job:
         else:
             assert self.factory is not None
             policy = self.factory(env)
+        return self.runner(env, run_episode, policy)
+
+    def runner(
+        self, env: Any, run_episode: Callable[..., EpisodeResult], policy: Policy
+    ) -> Callable[[int], EpisodeResult]:
+        """What runs one episode of the policy in the environment, filmed where asked."""
 
         def run(index: int) -> EpisodeResult:
             film = self.video_dir is not None and index in self.videos

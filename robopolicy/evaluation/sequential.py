@@ -144,6 +144,7 @@ class StopRule:
         target: Or a success rate to be told from.
         alpha: See :func:`verdict`.
         margin: See :func:`verdict`.
+        source: Where ``against`` is from.
 
     Raises:
         ConfigError: neither or both of ``against`` and ``target``, or a number out of range.
@@ -153,6 +154,7 @@ class StopRule:
     target: float | None = None
     alpha: float = 0.05
     margin: float | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         if (self.against is None) == (self.target is None):
