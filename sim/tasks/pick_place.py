@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from robopolicy.errors import ConfigError, explain
 from robopolicy.sim.task import BaseTask
-from robopolicy.sim.tasks.pick_place_expert import PickPlaceExpert
+from robopolicy.sim.tasks.joint_space_expert import JointSpaceExpert
+from robopolicy.sim.tasks.pick_place_expert import ExpertMotion, PickPlaceExpert
 from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, tabletop, touching
 
 if TYPE_CHECKING:
+    from robopolicy.embodiment import Embodiment
+    from robopolicy.protocols import Policy
     from robopolicy.sim.env import Env
     from robopolicy.sim.scene import Scene
 
@@ -23,6 +26,8 @@ __all__ = ["PickPlace"]
 
 RELEASE_MARGIN_M = 0.008
 """The jaw counts as open when it is this much wider than the cube."""
+BESIDE_FINGER_M = 0.006
+"""Gap to a finger that does not move, on the way down."""
 INSTRUCTIONS = (
     "pick up the red cube and put it on the green disc",
     "place the red cube on the green disc",
@@ -45,6 +50,8 @@ class PickPlace(BaseTask):
         tolerance_m: Largest distance of the cube's centre from the goal in the plane.
         hold_s: How long it has to rest there, released.
         horizon: Control steps.
+        clearance_m: Height above the cube's resting height at which the expert travels.
+        retreat_m: TCP height to which it rises in the end.
     """
 
     name = "pick_place"
@@ -67,6 +74,8 @@ class PickPlace(BaseTask):
         tolerance_m: float = 0.03,
         hold_s: float = 0.5,
         horizon: int = 140,
+        clearance_m: float = ExpertMotion.clearance_m,
+        retreat_m: float = ExpertMotion.retreat_m,
     ):
         self.cube_size_m = float(cube_size_m)
         self.cube_mass_kg = float(cube_mass_kg)
@@ -76,6 +85,7 @@ class PickPlace(BaseTask):
         self.hold_s = float(hold_s)
         self._instruction = self.instruction
         self.horizon = int(horizon)
+        self._motion = ExpertMotion(clearance_m=float(clearance_m), retreat_m=float(retreat_m))
         span_m = float(np.linalg.norm(self.region_m[1] - self.region_m[0]))
         if (self.region_m[1] <= self.region_m[0]).any() or self.min_distance_m > span_m / 2:
             raise ConfigError(
@@ -149,6 +159,16 @@ class PickPlace(BaseTask):
             return False
         return not touching(self._scene, data, (self._cube_geom,))
 
-    def expert(self, env: Env) -> PickPlaceExpert:
-        """The scripted policy for the robot of ``env``."""
-        return PickPlaceExpert(env.embodiment, self.environment_state_names, cube_size_m=self.cube_size_m)
+    def expert(self, env: Env) -> Policy:
+        """The scripted policy for the robot of ``env``; through inverse kinematics where it takes joint positions."""
+
+        def build(card: Embodiment) -> PickPlaceExpert:
+            names = self.environment_state_names
+            return PickPlaceExpert(card, names, cube_size_m=self.cube_size_m, motion=self._motion)
+
+        card = env.embodiment
+        if card.action_space != "joint_position":
+            return build(card)
+        # one finger stands still: the cube is wanted a little beside it, and is pushed against it
+        beside_m = self.cube_size_m / 2 + BESIDE_FINGER_M if len(env.scene.grippers[0].qpos) == 1 else 0.0
+        return JointSpaceExpert(card, build, tool_m=(0.0, beside_m, 0.0))
