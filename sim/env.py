@@ -18,11 +18,13 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.control.executor import ControlConfig, Executor
+from robopolicy.control.executor import ControlConfig, Executor, MergeReport, Tick
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.seeding import SPLITS, generator
+from robopolicy.sim.controllers.base import find_controller
+from robopolicy.sim.controllers.steering import steer
 from robopolicy.sim.frame import Frame, Modalities, frame_items, modality_spaces, stack_frames
 from robopolicy.sim.goal_image import draw_goal
 from robopolicy.sim.look import draw_frame
@@ -47,6 +49,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     Args:
         task: Registry name, or a task.
         embodiment: Registry name or card.
+        controller: Action space that policies command in, see :mod:`robopolicy.sim.controllers.base`; None for that of
+            the card, which may be a derived one (``panda@ee_delta``).
         cameras: Cameras that observations contain.
         depth: Cameras whose depth they contain.
         segmentation: Cameras whose geom ids they contain, for debugging.
@@ -68,6 +72,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         task: str | Task,
         embodiment: str | Embodiment,
         *,
+        controller: str | None = None,
         cameras: Sequence[str] = (),
         depth: Sequence[str] = (),
         segmentation: Sequence[str] = (),
@@ -78,7 +83,9 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         control: ControlConfig | None = None,
         render_mode: str | None = None,
     ):
-        self.embodiment = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
+        card = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
+        self.embodiment, self.controller = find_controller(card, controller)
+        self.card = self.controller.card if self.controller else self.embodiment
         self.task = load_task(task, self.embodiment.name) if isinstance(task, str) else task
         # First what a card without a simulation ends with, before anything that only a robot with kinematics has.
         self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
@@ -100,7 +107,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             self.embodiment.setpoint_hz, self.embodiment.control_hz, what="setpoint_hz / control_hz"
         )
         self.tick_ns = round(1e9 / self.embodiment.setpoint_hz)
-        self.executor = Executor(self.embodiment, control or ControlConfig())
+        native = self.controller.native if self.controller else self.embodiment
+        self.executor = Executor(native, control or ControlConfig())
         self._renderer: CameraRenderer | None = None
         gain, bias = self.model.actuator_gainprm, self.model.actuator_biasprm
         lead_s = np.zeros(len(self.embodiment.joints))
@@ -108,12 +116,15 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._lead = lead_s / self.model.opt.timestep
         self._places = _as_slice(self.scene.actuator)
         self._warnings = self.data.warning.number
+        self._steering = steer(self.controller, self.executor, self.scene) if self.controller else None
+        self._impedance = self._steering.impedance if self._steering else None
+        self._last_tick: Tick | None = None
         self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
         self.initial_state: dict[str, float] = {}
         self._servo_position = np.zeros(len(self.embodiment.joints))
         self._tick = self._held_ticks = self._steps = 0
         self.failure: str | None = None
-        self.action_space = _box(self.embodiment.action.lower, self.embodiment.action.upper)
+        self.action_space = _box(self.card.action.lower, self.card.action.upper)
         self.observation_space = self._observation_space()
         self._start(self.split, 0)
 
@@ -142,6 +153,10 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         rows = np.empty((self._substeps + 1, len(step)))
         rows[0], rows[1:] = self._servo_position, step
         np.cumsum(rows, axis=0, out=rows)
+        if self._impedance is not None:
+            sample = self.sensors.sample if self._sensing else None
+            self._impedance.drive(self.data, rows, self.now_ns + self.tick_ns, sample)
+            rows = rows[:1]
         rows += step * self._lead
         control, places = self.data.ctrl, self._places
         for row in rows[1:]:
@@ -168,6 +183,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             wanted = dataclasses.replace(wanted, cameras=tuple(cameras))
         joints = self.robot_state().position
         drawn = self._draw(wanted)
+        if self._steering is not None:
+            self._steering.note(self.now_ns, self._last_tick)
         return Frame(
             state=self.kinematics.tcp_state(joints).astype(np.float32),
             environment_state=self.task.observe(self.data),
@@ -177,6 +194,21 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             goal=self.task.goal(self.data) if self.task.goal_names else None,
             **drawn,
         )
+
+    def submit(self, chunk: ActionChunk) -> MergeReport:
+        """Hand the executor a chunk of :attr:`card` or of the robot's own card, now."""
+        if self._steering is None:
+            return self.executor.submit(chunk, self.now_ns)
+        return self._steering.submit(chunk, self.now_ns)
+
+    def label(self, chunk: ActionChunk) -> ActionChunk:
+        """A chunk as actions of :attr:`card`; to be called before it is submitted."""
+        return chunk if self._steering is None else self._steering.label(chunk)
+
+    def tick(self) -> Tick:
+        """The executor's next decision; hand its setpoint to :meth:`servo`."""
+        self._last_tick = self.executor.tick(self.robot_state(), self.now_ns)
+        return self._last_tick
 
     def watch(self, sensors: Sequence[str]) -> None:
         """From the next reset on record these sensors, and those that the environment was made with."""
@@ -233,6 +265,9 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._tick = self._held_ticks = self._steps = 0
         self.failure = None
         self.executor.reset(self.robot_state())
+        self._last_tick = None
+        if self._steering is not None:
+            self._steering.begin()
 
     # --------------------------------------------------------------------------------------------------- Gymnasium
     def reset(
@@ -257,13 +292,11 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def step(self, action: NDArray[np.floating]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Carry out one absolute action [A] in one control step. Reward 1 when the task is done, else 0."""
         info: dict[str, Any] = {"termination": None, "clipped_ticks": 0}
-        chunk = ActionChunk(
-            np.asarray(action, float)[None], self.now_ns, self.embodiment.control_dt_s, self.embodiment.hash
-        )
-        info["accepted"] = self.executor.submit(chunk, self.now_ns).accepted
+        chunk = ActionChunk(np.asarray(action, float)[None], self.now_ns, self.embodiment.control_dt_s, self.card.hash)
+        info["accepted"] = self.submit(chunk).accepted
         try:
             for _ in range(self.ticks_per_step):
-                tick = self.executor.tick(self.robot_state(), self.now_ns)
+                tick = self.tick()
                 info["clipped_ticks"] += bool(tick.verdict.bits)
                 self.servo(tick.setpoint.position)
         except SimulationError:
@@ -308,11 +341,14 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         *,
         modalities: Modalities | None = None,
         sensors: Sequence[str] = (),
+        embodiment: str | None = None,
     ) -> Observation:
-        """Frames, oldest first, as the observation of a policy that reads ``modalities`` (or ``cameras`` only)."""
-        wanted = modalities or Modalities(tuple(cameras))
-        hash_, language = self.embodiment.hash, self.task.language()
-        return stack_frames(frames, wanted, embodiment=hash_, sensors=sensors, language=language)
+        """Frames, oldest first, as the observation of a policy that reads ``modalities`` (or ``cameras`` only).
+
+        ``embodiment`` is the hash of the policy's card, where that is not :attr:`card`.
+        """
+        wanted, language = modalities or Modalities(tuple(cameras)), self.task.language()
+        return stack_frames(frames, wanted, embodiment=embodiment or self.card.hash, sensors=sensors, language=language)
 
 
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:

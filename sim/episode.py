@@ -88,7 +88,8 @@ def run_episode(
     Raises:
         EmbodimentMismatchError: the policy was made for another embodiment.
     """
-    policy.spec.embodiment.require_same(env.embodiment, mine="the policy", theirs="the environment")
+    if policy.spec.embodiment.hash != env.embodiment.hash:
+        policy.spec.embodiment.require_same(env.card, mine="the policy", theirs="the environment")
     cpu_0 = time.process_time()
     run = _Run(env, policy, split, index, control_latency or LatencyModel.from_config(0), perturb)
     run.continue_ns = round(continue_after_success_s * 1e9)
@@ -145,7 +146,7 @@ class _Run:
             chunk = self._request()
             self.last_request = step
         if record is not None:
-            record.step(frame, chunk, self.commands[-1])
+            record.step(frame, None if chunk is None else self.env.label(chunk), self.commands[-1])
         self.length = step + 1
         try:
             for _ in range(self.env.ticks_per_step):
@@ -168,7 +169,9 @@ class _Run:
         step_ns = round(1e9 / self.env.embodiment.control_hz)
         for _ in range(self.spec.observation_horizon - len(frames)):
             frames.insert(0, dataclasses.replace(frames[0], time_ns=frames[0].time_ns - step_ns))
-        observation = self.env.observe(frames, modalities=self.wanted, sensors=self.spec.sensors)
+        observation = self.env.observe(
+            frames, modalities=self.wanted, sensors=self.spec.sensors, embodiment=self.spec.embodiment.hash
+        )
         call = len(self.inference_ms)
         begin = time.perf_counter()
         chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
@@ -187,10 +190,10 @@ class _Run:
     def _tick(self) -> None:
         env, now_ns = self.env, self.env.now_ns
         if self.pending is not None and now_ns >= self.pending[1]:
-            self.chunks += bool(env.executor.submit(self.pending[0], now_ns).accepted)
+            self.chunks += bool(env.submit(self.pending[0]).accepted)
             self.pending = None
         dry = self.chunks > 0 and env.executor.remaining_s(now_ns) <= 0
-        tick = env.executor.tick(env.robot_state(), now_ns)
+        tick = env.tick()
         self.missing += dry
         self._measure(tick)
         env.servo(tick.setpoint.position)
@@ -214,7 +217,7 @@ class _Run:
             index=self.index,
             split=self.split,
             task=env.task.name,
-            embodiment=env.embodiment.name,
+            embodiment=env.card.name,
             success_once=solved,
             success_at_end=solved and self.termination != "unstable" and env.success(),
             length=self.length,
