@@ -9,9 +9,12 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.robot import RobotKinematics
 from robopolicy.errors import ConfigError, SimulationError, explain
+from robopolicy.sim.scene import ROBOT_PREFIX
 from robopolicy.sim.task import BaseTask
 from robopolicy.sim.tasks.bimanual_transfer_expert import BimanualTransferExpert, approach_rotation
+from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, tabletop
 
 if TYPE_CHECKING:
     from robopolicy.sim.env import Env
@@ -79,35 +82,10 @@ class BimanualTransfer(BaseTask):
 
     def model(self) -> mujoco.MjSpec:
         """Table and cube. The table's top is z = 0."""
-        spec = mujoco.MjSpec()
-        spec.modelname = self.name
-        world, box = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX
-        world.add_light(
-            pos=[0.4, 0.4, 2.0],
-            dir=[-0.25, -0.35, -1],
-            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-            diffuse=[0.45, 0.45, 0.45],
-            specular=[0.1, 0.1, 0.1],
-        )
-        spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
-        spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]
-        spec.visual.headlight.specular = [0.0, 0.0, 0.0]
-        table = {"rgba": [0.80, 0.74, 0.64, 1], "friction": [1.0, 0.01, 0.0002]}
-        world.add_geom(name="table", type=box, size=[0.62, 0.4, 0.02], pos=[0, 0, -0.02], **table)
-        floor = {"rgba": [0.42, 0.45, 0.50, 1], "contype": 0, "conaffinity": 0}
-        world.add_geom(name="floor", type=box, size=[3, 3, 0.01], pos=[0, 0, -0.6], **floor)
-        cube = world.add_body(name="cube", pos=[0.1, 0, self.cube_size_m / 2])
-        cube.add_freejoint(name="cube")
-        cube.add_geom(
-            name="cube",
-            type=box,
-            size=[self.cube_size_m / 2] * 3,
-            mass=self.cube_mass_kg,
-            rgba=[0.85, 0.12, 0.10, 1],
-            friction=[1.0, 0.02, 0.0005],
-            condim=4,
-            solref=[0.008, 1],
-        )
+        spec = tabletop(self.name)
+        table = spec.geom("table")
+        table.size, table.pos = [0.62, 0.4, 0.02], [0, 0, -0.02]
+        add_cube(spec, "cube", self.cube_size_m, self.cube_mass_kg, [0.85, 0.12, 0.10, 1])
         return spec
 
     def bind(self, scene: Scene) -> None:
@@ -127,10 +105,11 @@ class BimanualTransfer(BaseTask):
                 )
             )
         self._cube_qpos = int(model.joint("cube").qposadr[0])
-        self._cube_body = model.body("cube").id
+        self._cube = FreeBody(model, "cube")
         self._cube_geom = model.geom("cube").id
+        sides = ("left", "right")
         self._fingers = {
-            arm: tuple(_geoms_of(model, f"robot/{arm}.finger_{side}") for side in ("left", "right")) for arm in ARMS
+            arm: tuple(_geoms_of(model, f"{ROBOT_PREFIX}{arm}.finger_{side}") for side in sides) for arm in ARMS
         }
 
     def reset(self, data: mujoco.MjData, rng: np.random.Generator) -> dict[str, float]:
@@ -141,13 +120,12 @@ class BimanualTransfer(BaseTask):
         if giver == "left":
             place = -place
         self._receiver = "left" if giver == "right" else "right"
-        quaternion = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
-        data.qpos[self._cube_qpos : self._cube_qpos + 7] = [*place, self.cube_size_m / 2, *quaternion]
+        self._cube.place(data, [*place, self.cube_size_m / 2], yaw_rad)
         names = ("cube.x", "cube.y", "cube.yaw_rad", "receiver_is_left")
         return dict(zip(names, map(float, (*place, yaw_rad, self._receiver == "left")), strict=True))
 
     def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Cube position (m), first two columns of its rotation, 1 when the left arm receives and 0 otherwise: f32 [10]."""
+        """Cube position (m), first two columns of its rotation, 1 when the left arm receives else 0: f32 [10]."""
         pose = data.qpos[self._cube_qpos : self._cube_qpos + 7]
         rotation = _columns(pose[3:])
         return np.array([*pose[:3], *rotation, self._receiver == "left"], np.float32)
@@ -163,19 +141,16 @@ class BimanualTransfer(BaseTask):
 
     def show_goal(self, data: mujoco.MjData) -> None:
         """The cube at the meeting point in the receiver's gripper, the other arm where it begins."""
-        embodiment = self._scene.embodiment
-        base = data.site(f"robot/{self._receiver}.base")
-        turn = base.xmat.reshape(3, 3)
-        part = next(p for p in _parts(self._scene) if p.name == self._receiver)
-        target = turn.T @ (self.meeting_m - base.xpos)
-        solution = part.kinematics.solve(
-            embodiment.home_position[part.joints], target, approach_rotation(0.0, 0.0, np.pi / 2)
-        )
+        embodiment, arm = self._scene.embodiment, self._receiver
+        base_m, base_rotation = _base(data, arm)
+        part = RobotKinematics(embodiment).part(arm)
+        target_m = base_rotation.T @ (self.meeting_m - base_m)
+        rotation = approach_rotation(np.arctan2(target_m[1], target_m[0]), 0.0, np.pi / 2)
         position = embodiment.home_position.copy()
-        position[part.joints] = solution.q_arm
-        position[part.end] = self.cube_size_m / embodiment.arm(self._receiver).gripper_width_m
+        position[part.joints] = part.kinematics.solve(position[part.joints], target_m, rotation).q_arm
+        position[part.end] = self.cube_size_m / embodiment.arm(arm).gripper_width_m
         self._scene.place(data, position)
-        data.qpos[self._cube_qpos : self._cube_qpos + 7] = [*self.meeting_m, 1, 0, 0, 0]
+        self._cube.place(data, self.meeting_m, 0.0)
 
     def success(self, data: mujoco.MjData) -> bool:
         """Both fingers of the receiver touch the cube, nothing else does, and it is all above ``clearance_m``."""
@@ -203,26 +178,19 @@ class BimanualTransfer(BaseTask):
 
     def expert(self, env: Env) -> BimanualTransferExpert:
         """The scripted policy for the robot of ``env``."""
-        bases = {
-            arm: (
-                env.data.site(f"robot/{arm}.base").xpos.copy(),
-                env.data.site(f"robot/{arm}.base").xmat.reshape(3, 3).copy(),
-            )
-            for arm in ARMS
-        }
         return BimanualTransferExpert(
             env.embodiment,
             self.environment_state_names,
-            bases=bases,
+            bases={arm: _base(env.data, arm) for arm in ARMS},
             cube_size_m=self.cube_size_m,
             meeting_m=self.meeting_m,
         )
 
 
-def _parts(scene: Scene):
-    from robopolicy.control.robot import RobotKinematics
-
-    return RobotKinematics(scene.embodiment).parts
+def _base(data: mujoco.MjData, arm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(position [3] m, rotation [3, 3]) of an arm's base in the world."""
+    site = data.site(f"{ROBOT_PREFIX}{arm}.base")
+    return site.xpos.copy(), site.xmat.reshape(3, 3).copy()
 
 
 def _geoms_of(model: mujoco.MjModel, body: str) -> frozenset[int]:

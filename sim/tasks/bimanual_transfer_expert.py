@@ -157,9 +157,7 @@ class BimanualTransferExpert:
         self._dt_s = embodiment.control_dt_s
         self._names = environment_state_names
         kinematics = RobotKinematics(embodiment)
-        self._arms = {
-            part.name: _Arm(part, *bases[part.name], int(part.end[0])) for part in kinematics.parts
-        }
+        self._arms = {part.name: _Arm(part, *bases[part.name], int(part.end[0])) for part in kinematics.parts}
         self._last: dict[str, _Reference] = {}
         self._spec = PolicySpec(
             embodiment=embodiment,
@@ -213,9 +211,7 @@ class BimanualTransferExpert:
             clear = mine.opening > self._grip + 6 * self._margin
             return {giver: wait_give if clear else _Pose(mine.position, wait_give.turn, 1.0), receiver: stay}
         if given:
-            carry = _Pose(
-                _into(give, self._meeting) - (cube_give - mine.position), wait_give.turn, self._closed
-            )
+            carry = _Pose(_into(give, self._meeting) - (cube_give - mine.position), wait_give.turn, self._closed)
             return {giver: carry, receiver: self._receive(mine, other, cube, cube_take, wait_take)}
         return {giver: self._pick(give, mine, cube_give, axis), receiver: wait_take}
 
@@ -231,7 +227,7 @@ class BimanualTransferExpert:
         return _Pose(place, np.array([0.0, roll_rad]), 1.0)
 
     def _receive(self, giver: _Pose, pose: _Pose, cube: Array, cube_here: Array, wait: _Pose) -> _Pose:
-        """Wait for the cube; come in when it stands still at the meeting point; close when it is between the fingers."""
+        """Wait for the cube; come in when it is at the meeting point; close when it is between the fingers."""
         coming = float(np.linalg.norm(cube_here - pose.position)) < 0.7 * self.motion.wait_m
         near_m, level_rad = (0.03, 0.25) if coming else (0.01, 0.08)
         if np.linalg.norm(cube - self._meeting) > near_m or np.abs(giver.turn).max() > level_rad:
@@ -259,7 +255,7 @@ class BimanualTransferExpert:
         if beside_m < near_m and abs(offset[2]) < near_m and error < 0.2:
             return _Pose(cube, turn, self._closed)
         rise_m = motion.slope * max(0.0, beside_m + 0.08 * error - motion.mouth_m)
-        return _Pose(cube + [0, 0, min(motion.clearance_m, rise_m)], turn, 1.0)
+        return _Pose(cube + np.array([0.0, 0.0, min(motion.clearance_m, rise_m)]), turn, 1.0)
 
     # -------------------------------------------------------------------------------------------------------- moving
     def _continue(self, name: str, pose: _Pose, joints: Array, now_ns: int) -> _Reference:
@@ -305,7 +301,7 @@ class BimanualTransferExpert:
         return np.stack([first, second])
 
     def _solve(self, name: str, position: Array, turn: Array, joints: Array) -> Array:
-        """[n] joints; begun with waist and both rolls where they have to be, so that only the plane is left to solve."""
+        """[n] joints; begun with waist and both rolls where they have to be: only the plane is left to solve."""
         azimuth = math.atan2(position[1], position[0])
         start = joints.copy()
         start[0], start[3], start[5] = azimuth, 0.0, turn[1]
