@@ -74,6 +74,11 @@ class MotionReference:
         self.limits, self._dt_s = limits, dt_s
         self._last: _Last | None = None
 
+    def asked(self, now_ns: int) -> Array | None:
+        """[3] position asked for at ``now_ns``, or None when the reference begins anew there."""
+        last = self._last
+        return None if last is None or abs(last.time_ns - now_ns) > 1000 else last.position
+
     def planar(
         self, now_ns: int, position: Array, yaw_rad: float, move_m: Array, turn_rad: float
     ) -> tuple[Array, tuple[float, float]]:

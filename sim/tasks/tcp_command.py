@@ -80,6 +80,11 @@ class TcpCommand:
             named=dict(zip(self._names, map(float, observation.environment_state[-1]), strict=True)),
         )
 
+    def asked(self, seen: Seen) -> Array:
+        """[3] where the TCP was asked to be by now; where it is, when that is not known."""
+        asked = self._reference.asked(seen.time_ns)
+        return seen.tcp if asked is None else asked
+
     def chunk(self, seen: Seen, move_m: Array, turn_rad: float, gripper: float) -> ActionChunk:
         """The target of the next control step, and a look ahead.
 
