@@ -240,7 +240,7 @@ def _notes(result: Mapping[str, Any], reports: tuple[Sequence[Mapping[str, Any]]
     if undecided and needed is not None and needed > result["n"]:
         notes.append(f"if the true difference is the one seen here, about {needed} pairs show it (power 0.8)")
     low, high = result["interval_95"]
-    if (low > 0 or high < 0) == undecided:
+    if (low > 0 or high < 0) == undecided and not result["stopped_early"]:
         notes.append("interval and exact test disagree at this sample size; the verdict follows the exact test")
     for side in ("a", "b"):
         if result[f"unpaired_{side}"]:
