@@ -87,7 +87,10 @@ class NullPolicy:
 
 
 class RandomPolicy(NullPolicy):
-    """One uniform position in the workspace and one gripper opening per chunk; the orientation stays as measured."""
+    """One uniform position in the workspace and one gripper opening per chunk; the orientation stays as measured.
+
+    A robot that is driven by its joints is given a uniform position of each.
+    """
 
     def act(
         self,
@@ -105,6 +108,8 @@ class RandomPolicy(NullPolicy):
         check_observation(observation, self._spec)
         channels = self._spec.embodiment.action
         drawn = np.random.default_rng(rng).uniform(channels.lower, channels.upper)
+        if self._spec.embodiment.action_space != "ee_pose":
+            return self._chunk(np.repeat(drawn[None], self._spec.action_horizon, axis=0), observation)
         target = np.asarray(observation.state[-1], float).copy()
         moved = np.concatenate([channels.select("ee_position"), channels.select(self._spec.embodiment.gripper)])
         target[moved] = drawn[moved]
