@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from robopolicy.sim.scene import Scene
 
-__all__ = ["Compliance", "ForceGauge", "add_compliant_tool", "tool_load_n"]
+__all__ = ["HIDDEN_GROUP", "Compliance", "ForceGauge", "add_compliant_tool", "tool_load_n"]
 
 Array = NDArray[np.floating]
+
+HIDDEN_GROUP = 4
+"""Geoms of this group are drawn in no picture."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
 from robopolicy.sim.task import BaseTask
-from robopolicy.sim.tasks.compliant_tool import Compliance, ForceGauge, add_compliant_tool, tool_load_n
+from robopolicy.sim.tasks.compliant_tool import HIDDEN_GROUP, Compliance, ForceGauge, add_compliant_tool, tool_load_n
 from robopolicy.sim.tasks.peg_insert_expert import PegInsertExpert
 from robopolicy.sim.tasks.start_posture import hand_over
 from robopolicy.sim.tasks.tabletop import mocap_yaw, tabletop
@@ -32,8 +32,6 @@ PEG_BELOW_TCP_M = 0.06
 CHAMFER_M = 0.0005
 WALL_M = 0.024
 """Thickness of the socket's walls; a hidden socket's face is met anywhere within the displacement."""
-HIDDEN_GROUP = 4
-"""Geoms of this group are drawn in no picture."""
 
 
 class PegInsert(BaseTask):
