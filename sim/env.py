@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.executor import ControlConfig, Executor, MergeReport, Tick
+from robopolicy.control.native import finite, native
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
@@ -38,6 +38,8 @@ from robopolicy.types import ActionChunk, Observation, RobotState
 __all__ = ["Env", "Frame", "make_env"]
 
 _NOTHING = Modalities()
+
+_BAD_ACCELERATION = int(mujoco.mjtWarning.mjWARN_BADQACC)
 
 # MuJoCo's own handler writes a file into the current folder
 mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
@@ -149,6 +151,25 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             SimulationError: the physics diverged.
         """
         target = self.scene.control(position)
+        if self._impedance is None and not self._sensing and native is not None and isinstance(self._places, slice):
+            substeps, lead, first = self._substeps, self._lead, self._places.start
+            control, begin = self.data.ctrl, self._servo_position
+            native.drive(mujoco.mj_step, self.model, self.data, control, first, begin, target, lead, substeps)
+        else:
+            self._drive(target)
+        self._servo_position = target
+        self._tick += 1
+        if self._warnings[_BAD_ACCELERATION] or not finite(self.data.qpos):
+            raise SimulationError(
+                explain("the simulation went unstable", given=f"tick {self._tick}", mend="check the setpoints sent")
+            )
+        self.task.tick(self.data)
+        self._held_ticks = self._held_ticks + 1 if self.task.success(self.data) else 0
+        if self.failure is None:
+            self.failure = self.task.failure(self.data)
+
+    def _drive(self, target: NDArray[np.float64]) -> None:
+        """The physics steps of one setpoint, with sensors sampled or impedance in the place of the servos."""
         step = (target - self._servo_position) / self._substeps
         rows = np.empty((self._substeps + 1, len(step)))
         rows[0], rows[1:] = self._servo_position, step
@@ -164,17 +185,6 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             mujoco.mj_step(self.model, self.data)
             if self._sensing:
                 self.sensors.sample(self.data)
-        self._servo_position = target
-        self._tick += 1
-        # the sum of finite positions is finite, and it is had in one call
-        if self._warnings[mujoco.mjtWarning.mjWARN_BADQACC] or not math.isfinite(np.add.reduce(self.data.qpos)):
-            raise SimulationError(
-                explain("the simulation went unstable", given=f"tick {self._tick}", mend="check the setpoints sent")
-            )
-        self.task.tick(self.data)
-        self._held_ticks = self._held_ticks + 1 if self.task.success(self.data) else 0
-        if self.failure is None:
-            self.failure = self.task.failure(self.data)
 
     def frame(self, cameras: Sequence[str] | None = None, modalities: Modalities | None = None) -> Frame:
         """Sensors now; ``modalities`` replaces what the environment draws, ``cameras`` only its colour pictures."""
@@ -192,6 +202,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             time_ns=self.now_ns,
             sensor=self.sensors.read() if self._sensing else {},
             goal=self.task.goal(self.data) if self.task.goal_names else None,
+            qpos=self.data.qpos.copy() if wanted.qpos else None,
             **drawn,
         )
 

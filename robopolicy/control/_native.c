@@ -579,15 +579,10 @@ static int Follower_init(Follower *self, PyObject *args, PyObject *keywords) {
     return 0;
 }
 
-/* joints(reference [A], nullspace, command [J]): the command becomes the joints that serve the reference */
-static PyObject *Follower_joints(Follower *self, PyObject *const *args, Py_ssize_t count) {
-    double reference[MOST_ACTIONS], command[MOST_JOINTS], q[MOST_JOINTS], target[3], m[9], distance, angle;
+static void follow(const Follower *self, const double *reference, double nullspace, double *command) {
+    double q[MOST_JOINTS], target[3], m[9], distance, angle;
     long taken;
     int converged;
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "joints(reference, nullspace, command)");
-    double nullspace = PyFloat_AsDouble(args[1]);
-    if (PyErr_Occurred() || read_doubles(args[0], reference, self->width) < 0 || read_doubles(args[2], command, self->joints) < 0)
-        return NULL;
     for (int k = 0; k < 3; k++) {
         int i = (k + 1) % 3, j = (k + 2) % 3;
         target[k] = reference[self->position[k]];
@@ -600,6 +595,16 @@ static PyObject *Follower_joints(Follower *self, PyObject *const *args, Py_ssize
                 1e-4, &distance, &angle, &taken, &converged);
     for (int k = 0; k < self->chain->n; k++) command[self->arm[k]] = q[k];
     for (int k = 0; k < self->ends; k++) command[self->target[k]] = reference[self->end[k]];
+}
+
+/* joints(reference [A], nullspace, command [J]): the command becomes the joints that serve the reference */
+static PyObject *Follower_joints(Follower *self, PyObject *const *args, Py_ssize_t count) {
+    double reference[MOST_ACTIONS], command[MOST_JOINTS];
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "joints(reference, nullspace, command)");
+    double nullspace = PyFloat_AsDouble(args[1]);
+    if (PyErr_Occurred() || read_doubles(args[0], reference, self->width) < 0 || read_doubles(args[2], command, self->joints) < 0)
+        return NULL;
+    follow(self, reference, nullspace, command);
     if (write_doubles(args[2], command, self->joints) < 0) return NULL;
     Py_RETURN_NONE;
 }
@@ -789,15 +794,11 @@ static PyObject *positions(const Limiter *self, PyObject *out) {
     Py_RETURN_NONE;
 }
 
-/* limit(wish, out) -> (bits, touched); every request finite */
-static PyObject *Limiter_limit(Limiter *self, PyObject *const *args, Py_ssize_t count) {
-    double wish[MOST_JOINTS], steps[MOST_JOINTS];
+/* One tick: serve a finite request within the limits. */
+static void limit_tick(Limiter *self, const double *wish, int *bits_out, unsigned long long *touched_out) {
+    double steps[MOST_JOINTS];
     unsigned long long touched = 0;
     int bits = 0;
-    if (count != 2) return PyErr_Format(PyExc_TypeError, "limit(wish, out)");
-    if (read_doubles(args[0], wish, self->count) < 0) return NULL;
-    for (int i = 0; i < self->count; i++)
-        if (!isfinite(wish[i])) return PyErr_Format(PyExc_ValueError, "request %d is not finite", i);
     for (int i = 0; i < self->count; i++) {
         int met = 0;
         steps[i] = propose(&self->channels[i], wish[i], &met);
@@ -824,6 +825,24 @@ static PyObject *Limiter_limit(Limiter *self, PyObject *const *args, Py_ssize_t 
             guard->widened = 0;
         }
     }
+    *bits_out = bits, *touched_out = touched;
+}
+
+static int all_finite(const double *values, int count) {
+    for (int i = 0; i < count; i++)
+        if (!isfinite(values[i])) return 0;
+    return 1;
+}
+
+/* limit(wish, out) -> (bits, touched); every request finite */
+static PyObject *Limiter_limit(Limiter *self, PyObject *const *args, Py_ssize_t count) {
+    double wish[MOST_JOINTS];
+    unsigned long long touched;
+    int bits;
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "limit(wish, out)");
+    if (read_doubles(args[0], wish, self->count) < 0) return NULL;
+    if (!all_finite(wish, self->count)) return PyErr_Format(PyExc_ValueError, "a request is not finite");
+    limit_tick(self, wish, &bits, &touched);
     PyObject *done = positions(self, args[1]);
     if (!done) return NULL;
     Py_DECREF(done);
@@ -1065,6 +1084,96 @@ static PyTypeObject PathType = {
     .tp_methods = Path_methods,
 };
 
+/* ------------------------------------------------------------------------------------------------ a tick, a servo */
+
+/* track(path, follower or None, limiter, time_ns, nullspace, reference [A], command [J]) -> (bits, touched), or None when the
+ * request is not finite and nothing was done. */
+static PyObject *track(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    double reference[MOST_ACTIONS], wish[MOST_JOINTS];
+    unsigned long long touched;
+    int bits;
+    if (count != 7 || !Py_IS_TYPE(args[0], &PathType) || !Py_IS_TYPE(args[2], &LimiterType) ||
+        !(args[1] == Py_None || Py_IS_TYPE(args[1], &FollowerType)))
+        return PyErr_Format(PyExc_TypeError, "track(path, follower, limiter, time_ns, nullspace, reference, command)");
+    Path *path = (Path *)args[0];
+    Limiter *limiter = (Limiter *)args[2];
+    Follower *follower = args[1] == Py_None ? NULL : (Follower *)args[1];
+    int64_t time_ns = PyLong_AsLongLong(args[3]);
+    double nullspace = PyFloat_AsDouble(args[4]);
+    if (PyErr_Occurred()) return NULL;
+    if (follower ? follower->width != path->width || follower->joints != limiter->count : path->width != limiter->count)
+        return PyErr_Format(PyExc_ValueError, "path, follower and limiter are of different robots");
+    path_at(path, time_ns, reference);
+    if (follower) {
+        for (int i = 0; i < limiter->count; i++) wish[i] = limiter->channels[i].p;
+        follow(follower, reference, nullspace, wish);
+    } else memcpy(wish, reference, 8 * limiter->count);
+    if (write_doubles(args[5], reference, path->width) < 0) return NULL;
+    if (!all_finite(wish, limiter->count)) Py_RETURN_NONE;
+    limit_tick(limiter, wish, &bits, &touched);
+    PyObject *done = positions(limiter, args[6]);
+    if (!done) return NULL;
+    Py_DECREF(done);
+    return Py_BuildValue("iK", bits, touched);
+}
+
+/* drive(step, model, data, control [nu], first, from [J], to [J], lead [J], substeps): control[first : first + J] moves on a
+ * straight line with feed-forward; step(model, data) is called after each write. */
+static PyObject *drive(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    if (count != 9) return PyErr_Format(PyExc_TypeError, "drive takes 9 arguments");
+    long first = PyLong_AsLong(args[4]), substeps = PyLong_AsLong(args[8]);
+    if (PyErr_Occurred()) return NULL;
+    Py_buffer control, start;
+    double reference[MOST_JOINTS], target[MOST_JOINTS], lead[MOST_JOINTS];
+    if (doubles(args[5], &start, -1, 0) < 0) return NULL;
+    Py_ssize_t J = start.len / 8;
+    int good = J <= MOST_JOINTS && substeps >= 1;
+    if (good) memcpy(reference, start.buf, start.len);
+    PyBuffer_Release(&start);
+    if (!good) return PyErr_Format(PyExc_ValueError, "at most %d joints, at least one step", MOST_JOINTS);
+    if (read_doubles(args[6], target, J) < 0 || read_doubles(args[7], lead, J) < 0 || doubles(args[3], &control, -1, 1) < 0)
+        return NULL;
+    if (first < 0 || (first + J) * 8 > control.len) {
+        PyBuffer_Release(&control);
+        return PyErr_Format(PyExc_ValueError, "controls %ld to %zd of %zd", first, first + J, control.len / 8);
+    }
+    for (Py_ssize_t i = 0; i < J; i++) {
+        target[i] = (target[i] - reference[i]) / (double)substeps;
+        lead[i] *= target[i];
+    }
+    PyObject *pair[2] = {args[1], args[2]};
+    for (long k = 0; k < substeps; k++) {
+        double *out = (double *)control.buf + first;
+        for (Py_ssize_t i = 0; i < J; i++) {
+            reference[i] += target[i];
+            out[i] = reference[i] + lead[i];
+        }
+        PyObject *done = PyObject_Vectorcall(args[0], pair, 2, NULL);
+        if (!done) {
+            PyBuffer_Release(&control);
+            return NULL;
+        }
+        Py_DECREF(done);
+    }
+    PyBuffer_Release(&control);
+    Py_RETURN_NONE;
+}
+
+/* finite(values): every one of them */
+static PyObject *finite_py(PyObject *module, PyObject *object) {
+    Py_buffer view;
+    if (doubles(object, &view, -1, 0) < 0) return NULL;
+    int good = all_finite(view.buf, (int)(view.len / 8));
+    PyBuffer_Release(&view);
+    return PyBool_FromLong(good);
+}
+
+static PyMethodDef functions[] = {
+    {"finite", (PyCFunction)finite_py, METH_O, "finite(values): every one of them."},
+    {"track", (PyCFunction)(void (*)(void))track, METH_FASTCALL, "One tick from path to limited command, see Executor.tick."},
+    {"drive", (PyCFunction)(void (*)(void))drive, METH_FASTCALL, "Physics steps of one setpoint, see Env.servo."},
+    {NULL, NULL, 0, NULL}};
+
 /* --------------------------------------------------------------------------------------------------------- checks */
 
 typedef struct {
@@ -1196,7 +1305,7 @@ static PyTypeObject ChecksType = {
 
 /* --------------------------------------------------------------------------------------------------------- module */
 
-static PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_native", .m_doc = "The scalar work of a control tick.", .m_size = -1};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_native", .m_doc = "The scalar work of a control tick.", .m_size = -1, .m_methods = functions};
 
 PyMODINIT_FUNC PyInit__native(void) {
     PyTypeObject *types[] = {&ChainType, &FollowerType, &LimiterType, &PathType, &ChecksType};

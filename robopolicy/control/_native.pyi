@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,3 +101,27 @@ class Checks:
     def check(self, values: _Array, most_turn_rad: float, /) -> int: ...
     def clean(self, values: _Array, /) -> None: ...
     def jump(self, old: _Array, new: _Array, /) -> tuple[float, float]: ...
+
+def track(
+    path: Path,
+    follower: Follower | None,
+    limiter: Limiter,
+    time_ns: int,
+    nullspace: float,
+    reference: _Array,
+    command: _Array,
+    /,
+) -> tuple[int, int] | None: ...
+def drive(
+    step: Callable[[Any, Any], None],
+    model: Any,
+    data: Any,
+    control: _Array,
+    first: int,
+    start: _Array,
+    target: _Array,
+    lead: _Array,
+    substeps: int,
+    /,
+) -> None: ...
+def finite(values: _Array, /) -> bool: ...

@@ -98,7 +98,7 @@ class Curve:
         self.tail_ns = int(tail_ns) if len(values) > 1 else 0
         self._gripper = layout.gripper
         self._rotation = [int(i) for i in layout.rotation]
-        self._path = native and native.Path(
+        self.path = native and native.Path(
             self._time_ns,
             np.ascontiguousarray(values, dtype=float),
             np.ascontiguousarray(rate, dtype=float),
@@ -106,14 +106,14 @@ class Curve:
             self._rotation,
             layout.gripper.tolist(),
         )
-        if self._path is None:
+        if self.path is None:
             self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
 
     def at(self, time_ns: int) -> Array:
         """[A] at ``time_ns``; before the start and after the tail the path stands still."""
-        if self._path is not None:
+        if self.path is not None:
             out = np.empty(self._values.shape[1])
-            self._path.at(time_ns, out)
+            self.path.at(time_ns, out)
             return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
         if second is None:
@@ -129,9 +129,9 @@ class Curve:
 
     def rate(self, time_ns: int) -> Array:
         """[A] time derivative at ``time_ns``, unit/s, of the cubic before rotations are made orthonormal."""
-        if self._path is not None:
+        if self.path is not None:
             out = np.empty(self._values.shape[1])
-            self._path.rate(time_ns, out)
+            self.path.rate(time_ns, out)
             return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
         if second is None:

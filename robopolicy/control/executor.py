@@ -187,8 +187,7 @@ class Executor:
         if self.fault is not None or self._frozen:
             command, verdict = self.limiter.brake(state, self.tick_s, now_ns)
         else:
-            reference = self.schedule.at(target_ns)
-            command, verdict = self.limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+            reference, command, verdict = self._track(state, target_ns, now_ns)
         mode = self._mode(target_ns)
         seam, self._seam = self._seam, False
         self._count(mode, verdict, seam)
@@ -216,6 +215,19 @@ class Executor:
         self._last_ns = now_ns
         self._committed_ns = now_ns + self._tick_ns
 
+    def _track(
+        self, state: RobotState, target_ns: int, now_ns: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], Verdict]:
+        """Reference, command and verdict of a tick that follows the schedule."""
+        path = self.schedule.path
+        if path is not None and (self._follower is not None or not self._cartesian):
+            limiter, reference = self.limiter, np.empty(len(self.embodiment.action))
+            pull = 0.0 if self.schedule.settled(target_ns) else self.config.nullspace_gain_hz * self.tick_s
+            command, verdict = limiter.apply_path(path, self._follower, target_ns, pull, reference, state, now_ns)
+            return reference, command, verdict
+        reference = self.schedule.at(target_ns)
+        return reference, *self.limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+
     def _joints(self, reference: NDArray[np.floating], target_ns: int) -> NDArray[np.floating]:
         """[J] request for a reference [A]."""
         if not self._cartesian:
@@ -223,9 +235,6 @@ class Executor:
         config, command, arm = self.config, self.limiter.command, self.kinematics.only
         # Once the reference stands still the posture may not keep drifting, or the arm would never come to rest.
         pull = 0.0 if self.schedule.settled(target_ns) else config.nullspace_gain_hz * self.tick_s
-        if self._follower is not None:
-            self._follower.joints(reference, pull, command)
-            return command
         rotation = _matrix(reference[self._layout.rotation].tolist())
         solution = arm.solve(
             command[arm.arm],

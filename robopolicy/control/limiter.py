@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from robopolicy.control.channel import ChannelLimiter
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter_core import make_core
+from robopolicy.control.native import finite, native
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.control.verdict import CLEAR, Limit, Verdict
 from robopolicy.embodiment import Embodiment
@@ -165,6 +167,36 @@ class SafetyLimiter:
             return self._brake()
         return self._limit(wish)
 
+    def apply_path(
+        self,
+        path: Any,
+        follower: Any,
+        target_ns: int,
+        nullspace: float,
+        reference: NDArray[np.floating],
+        state: RobotState,
+        now_ns: int,
+    ) -> tuple[NDArray[np.floating], Verdict]:
+        """:meth:`apply` of the joints that serve a compiled path at a time, all in one call.
+
+        Args:
+            path: Of the reference.
+            follower: Inverse kinematics; None where the path is in joints.
+            target_ns: Time on the path.
+            nullspace: See :meth:`Kinematics.solve`.
+            reference: [A] where the path at that time goes.
+            state: Newest measured state.
+            now_ns: Time on the clock of ``state.time_ns``.
+        """
+        self._watch(state, self.tick_s, now_ns)
+        if self._fault is None:
+            sent = np.empty(self._count)
+            met = native.track(path, follower, self._core, target_ns, nullspace, reference, sent)
+            if met is not None:
+                return sent, Verdict(*met) if met[0] else CLEAR
+            self._latch("command is not finite", Limit.FINITE)
+        return self._brake()
+
     def brake(self, state: RobotState, dt_s: float, now_ns: int | None = None) -> tuple[NDArray[np.floating], Verdict]:
         """One tick of a planned stop: every channel brakes within its limits. Arguments and result as :meth:`apply`."""
         self._watch(state, dt_s, now_ns)
@@ -186,7 +218,7 @@ class SafetyLimiter:
 
     def _watch(self, state: RobotState, dt_s: float, now_ns: int | None) -> None:
         """Latch a fault when the measured state is unusable."""
-        if abs(dt_s - self.tick_s) > 1e-6 * self.tick_s:
+        if dt_s != self.tick_s and abs(dt_s - self.tick_s) > 1e-6 * self.tick_s:
             raise ConfigError(
                 explain(
                     "the limiter is made for one tick",
@@ -195,8 +227,7 @@ class SafetyLimiter:
                     mend="pass tick_s",
                 )
             )
-        # the sum of finite numbers of a robot is finite, and it is had in one call
-        if not (math.isfinite(np.add.reduce(state.position)) and math.isfinite(np.add.reduce(state.velocity))):
+        if not (finite(np.asarray(state.position)) and finite(np.asarray(state.velocity))):
             self._latch("measured state is not finite", Limit.FINITE)
         if state.fault:
             self._latch("the controller reports a stop", Limit.STALENESS)

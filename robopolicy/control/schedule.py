@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,6 +118,11 @@ class ChunkSchedule:
         return not self._scheduled
 
     @property
+    def path(self) -> Any:
+        """The compiled path, or None."""
+        return self._curve.path
+
+    @property
     def end_ns(self) -> int:
         """Time of the last knot; after it the reference comes to rest."""
         return self._curve.end_ns
@@ -198,7 +204,7 @@ class ChunkSchedule:
             return "dt"
         if not valid.any():
             return "no_valid_rows"
-        if not (np.issubdtype(values.dtype, np.number) and np.isfinite(values[valid]).all()):
+        if values.dtype.kind not in "fiu" or not np.isfinite(values[valid]).all():
             return "non_finite"
         if self._newest_t0_ns is not None and chunk.t0_ns < self._newest_t0_ns:
             return "out_of_order"
