@@ -32,6 +32,7 @@ def evaluate(
     task: str | None = None,
     *,
     embodiment: str | Embodiment | None = None,
+    like: str | None = None,
     episodes: Iterable[int] = range(100),
     split: str = "test",
     variant: str | Sequence[str] = "nominal",
@@ -55,6 +56,8 @@ def evaluate(
         policy: See :func:`~robopolicy.subject.find_subject`; a policy object stays in this process.
         task: Registry name; by default the task it was trained on.
         embodiment: Name or card; by default the one it was made for. A policy of several has to be told.
+        like: Of a policy of several robots: the one that lends its ranges to ``embodiment``, which it was not trained
+            for (zero-shot). The report says so.
         episodes: Indices of the split.
         split: ``test``, ``val`` or ``train``.
         variant: Of the simulation; a list is a robustness table over the same episodes.
@@ -84,7 +87,7 @@ def evaluate(
     from robopolicy.evaluation.report import build_report, check_out, write_report
     from robopolicy.evaluation.sweep import latency_sweep, variant_table
 
-    subject = (policy if isinstance(policy, Subject) else find_subject(policy)).of(embodiment)
+    subject = (policy if isinstance(policy, Subject) else find_subject(policy)).of(embodiment, like)
     task = _task_of(subject, task)
     card = _card_of(subject, embodiment, task)
     indices = sorted(set(episodes))
@@ -341,6 +344,7 @@ def _header(
         "extra": {
             "weights": getattr(subject.factory, "weights", None),
             "checkpoint_choice": subject.choice,
+            **({"like": subject.factory.like} if getattr(subject.factory, "like", None) else {}),
             "inference": shared if run.inference == "shared" else "one at a time",
         },
     }

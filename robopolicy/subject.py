@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robopolicy.errors import ConfigError, explain, suggest
+from robopolicy.errors import ConfigError, EmbodimentMismatchError, explain, suggest
 from robopolicy.registry import registry
 
 if TYPE_CHECKING:
@@ -33,19 +33,21 @@ class CheckpointPolicy:
         device: ``auto`` or a torch device.
         weights: ``ema`` or ``raw``.
         several: Whether it serves several robots, so that it has to be told which.
+        like: Robot that lends its ranges to one that it was not trained for.
     """
 
     path: str
     device: str = "auto"
     weights: str = "ema"
     several: bool = False
+    like: str | None = None
 
     def __call__(self, env: Env) -> Policy:
         """Load it; the environment's embodiment is compared by whoever runs the episode."""
         from robopolicy.policies.loading import load_policy
 
         card = env.embodiment if self.several else None
-        return load_policy(self.path, device=self.device, weights=self.weights, embodiment=card)
+        return load_policy(self.path, device=self.device, weights=self.weights, embodiment=card, like=self.like)
 
     def on_gpu(self) -> bool:
         """Whether it will run on a CUDA device, where one process that holds it serves many simulators."""
@@ -122,18 +124,39 @@ class Subject:
     choice: str | None = None
     views: tuple[EmbodimentView, ...] = ()
 
-    def of(self, embodiment: str | Embodiment | None) -> Subject:
+    def of(self, embodiment: str | Embodiment | None, like: str | None = None) -> Subject:
         """Itself, or, of a policy of several robots, what it is for the robot named.
 
+        Args:
+            embodiment: Name, content hash or card.
+            like: Its robot that lends its ranges to one that is not among them.
+
         Raises:
-            EmbodimentMismatchError: not among its robots, or none is named; those that are, are named.
+            EmbodimentMismatchError: not among its robots, or none is named; those that are, are named. With ``like``:
+                a robot that cannot borrow, or nothing that could lend.
         """
+        if like is not None:
+            return self._lent(embodiment, like)
         if not self.views:
             return self
         from robopolicy.embodiment_view import find_view
 
         view = self.views[find_view(self.views, embodiment, where=f"the policy {self.checkpoint or self.name}")]
         return replace(self, embodiment=view.embodiment, task=view.task or None, views=())
+
+    def _lent(self, embodiment: str | Embodiment | None, like: str) -> Subject:
+        from robopolicy.borrowed_view import borrow_view
+
+        where, factory = f"the policy {self.checkpoint or self.name}", self.factory
+        if not self.views or embodiment is None or not isinstance(factory, CheckpointPolicy):
+            what = (
+                "names no robot to lend to" if embodiment is None else "is not one of several robots: nothing to lend"
+            )
+            mend = "give embodiment=NAME, and a policy trained on a mixture"
+            raise EmbodimentMismatchError(explain(f"{where} {what}", given=f"like={like}", mend=mend))
+        _, view = borrow_view(self.views, embodiment, like, where=where)
+        factory = replace(factory, like=like)
+        return replace(self, factory=factory, embodiment=view.embodiment, task=view.task or None, views=())
 
 
 def find_subject(

@@ -9,6 +9,7 @@ With stop=sequential the run ends as soon as it is decided whether the policy is
 Examples:
   robopolicy eval runs/pick episodes=100 out=runs/pick/eval
   robopolicy eval runs/arms embodiment=panda out=runs/arms/eval_panda
+  robopolicy eval runs/arms embodiment=xarm7 like=panda out=runs/arms/zero_shot    # with the ranges of panda
   robopolicy eval policy=null task=pick_place embodiment=panda out=runs/null
   robopolicy eval runs/pick 'latency_ms=[0,50,100,200]' out=runs/pick/latency
   robopolicy eval runs/pick episodes=100:200 videos=4
@@ -44,6 +45,7 @@ class EvalConfig:
     policy: str | None = setting("run or checkpoint folder, or expert, null, random; also the first argument")
     task: str | None = setting("null: the one it was trained on", registry="task")
     embodiment: str | None = setting("null: the one of the checkpoint; a policy of several robots has to be told")
+    like: str | None = setting("robot of the policy that lends its ranges to one that it was not trained for")
     out: str | None = setting("folder of the report; null: eval in the run's folder, or runs/<baseline>")
     episodes: int | str = setting('how many, or indices as "100:200"', ge=1)
     split: Literal["test", "val", "train"] = setting("test was never seen in training")
@@ -94,6 +96,7 @@ def run(argv: Sequence[str]) -> int:
             subject,
             config.task,
             embodiment=config.embodiment,
+            like=config.like,
             episodes=indices,
             split=config.split,
             variant=config.variant,
