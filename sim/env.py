@@ -59,6 +59,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         point_cloud: Points of the cloud that they contain, 0 for none, or :class:`PointCloud` for more than that.
         sensors: Of :data:`robopolicy.sim.sensors.SENSORS`.
         render_profile: ``fast`` or ``stock``.
+        meshes: ``never``, ``auto`` or ``always``: whether the robot wears a detailed model's meshes in pictures.
         split: Split that :meth:`reset` takes when it is not told one.
         control: Settings of the executor.
         render_mode: None or ``rgb_array`` (first camera of the card).
@@ -81,6 +82,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         point_cloud: int | PointCloud = 0,
         sensors: Sequence[str] = (),
         render_profile: str = "fast",
+        meshes: str = "never",
         split: str = "train",
         control: ControlConfig | None = None,
         render_mode: str | None = None,
@@ -90,7 +92,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.card = self.controller.card if self.controller else self.embodiment
         self.task = load_task(task, self.embodiment.name) if isinstance(task, str) else task
         # First what a card without a simulation ends with, before anything that only a robot with kinematics has.
-        self.scene = compose(self.task, self.embodiment, render_profile=render_profile)
+        self.scene = compose(self.task, self.embodiment, render_profile=render_profile, meshes=meshes)
         self.kinematics = RobotKinematics(self.embodiment)
         self._cloud = point_cloud if isinstance(point_cloud, PointCloud) else PointCloud(max(1, point_cloud))
         points = point_cloud if isinstance(point_cloud, int) else point_cloud.points

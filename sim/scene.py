@@ -12,15 +12,20 @@ from numpy.typing import NDArray
 from robopolicy.embodiment import Arm, Camera, Embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.registry import registry
+from robopolicy.sim.meshes import add_visual_meshes
 from robopolicy.sim.registration import simulated_embodiments
 from robopolicy.sim.task import Task
 
-__all__ = ["RENDER_PROFILES", "ROBOT_PREFIX", "GripperJoints", "Scene", "compose", "integer_ratio"]
+__all__ = ["MESHES", "RENDER_PROFILES", "ROBOT_PREFIX", "GripperJoints", "Scene", "compose", "integer_ratio"]
 
 ROBOT_PREFIX = "robot/"
 """Of every name of the robot in the composed model."""
 RENDER_PROFILES = ("fast", "stock")
 """``fast``: no shadows, no multisampling, no reflection, no sky: about a hundredth of the cost of ``stock``."""
+
+
+MESHES = ("never", "auto", "always")
+"""``auto``: where a detailed model is found."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,22 @@ def integer_ratio(fast_hz: float, slow_hz: float, *, what: str) -> int:
     return round(ratio)
 
 
-def compose(task: Task, embodiment: Embodiment, *, render_profile: str = "fast") -> Scene:
+def compose(task: Task, embodiment: Embodiment, *, render_profile: str = "fast", meshes: str = "never") -> Scene:
     """Build and compile the scene of a task for a robot.
 
+    Args:
+        task: Objects and world.
+        embodiment: Robot; its card names the MJCF.
+        render_profile: One of :data:`RENDER_PROFILES`.
+        meshes: One of :data:`MESHES`: whether the robot wears the meshes of a detailed model found on this machine;
+            only pictures change, and cost about ten times more.
+
     Raises:
-        SimulationError: an unknown render profile, a card without simulation entry, or MJCF and card that do not fit.
+        SimulationError: an unknown render profile, a card without simulation entry, MJCF and card that do not fit, or
+            no detailed model where one is wanted always.
     """
+    if meshes not in MESHES:
+        raise SimulationError(explain("no such choice of meshes", given=repr(meshes), allowed=MESHES))
     if render_profile not in RENDER_PROFILES:
         raise SimulationError(explain("no such render profile", given=repr(render_profile), allowed=RENDER_PROFILES))
     entry = registry("embodiment").config(embodiment.name).get("simulation")
@@ -148,6 +163,13 @@ def compose(task: Task, embodiment: Embodiment, *, render_profile: str = "fast")
         )
     package, _, file = str(entry["model"]).partition(":")
     robot = mujoco.MjSpec.from_string(resources.files(package).joinpath(file).read_text())
+    if meshes != "never" and not add_visual_meshes(robot, embodiment) and meshes == "always":
+        raise SimulationError(
+            explain(
+                f"no detailed model of '{embodiment.name}' on this machine",
+                mend="set MENAGERIE_ROOT, install a wheel that has it (docs/simulation.md), or meshes='auto'",
+            )
+        )
     spec = task.model()
     spec.option.timestep = min(float(entry["physics_dt_s"]), task.physics_dt_s or 1.0)
     # the parent's options win when a robot is attached, so those that grasping needs are set here
