@@ -131,8 +131,8 @@ def _figures(keys: Sequence[_Key], won: Sequence[Sequence[bool]]) -> dict[str, A
     return {
         **total,
         "difference": difference,
-        "interval_95": newcombe if several is None else bootstrap,
-        "interval_method": "Newcombe, paired" if several is None else "bootstrap of pairs within tasks",
+        "interval_95": newcombe if several is None else several["interval_95"],
+        "interval_method": "Newcombe, paired" if several is None else "Newcombe within tasks, joined",
         "newcombe_95": newcombe if several is None else None,
         "bootstrap_95": bootstrap,
         "conditional_95": list(paired_conditional(**total)[1:]),

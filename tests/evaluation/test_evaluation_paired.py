@@ -45,6 +45,12 @@ def test_pairing_within_a_task_matters():
     assert found["mcnemar_p"] == mcnemar_exact(10, 0)
     assert found["tasks"]["hard"]["mcnemar_p"] == mcnemar_exact(5, 0)
     assert found["tasks"]["hard"]["holm_p"] == pytest.approx(2 * mcnemar_exact(5, 0))
+    assert stratified({"easy": strata["easy"]})["interval_95"] == pytest.approx(paired_newcombe(90, 5, 0, 5)[1:])
+    joined = found["interval_95"]
+    assert joined[0] < 0.15 < joined[1]
+    none = stratified({name: table(10, 0, 0, 10) for name in "ab"})
+    assert none["bootstrap_95"] == [0.0, 0.0]
+    assert none["interval_95"][0] < -0.05 < 0.05 < none["interval_95"][1]  # nothing seen is not nothing there
     low, high = found["bootstrap_95"]
     pooled = paired_bootstrap([table(90, 10, 0, 20)])
     assert low < 0.15 < high
