@@ -26,7 +26,7 @@ __all__ = ["PickPlace"]
 
 RELEASE_MARGIN_M = 0.008
 """The jaw counts as open when it is this much wider than the cube."""
-BESIDE_FINGER_M = 0.006
+BESIDE_FINGER_M = 0.010
 """Gap to a finger that does not move, on the way down."""
 INSTRUCTIONS = (
     "pick up the red cube and put it on the green disc",
