@@ -22,7 +22,7 @@ from robopolicy.errors import ConfigError, UnknownNameError, explain, suggest
 
 __all__ = ["GROUPS", "Registry", "benchmark_task", "config_roots", "load_target", "registry"]
 
-GROUPS = ("policy", "task", "benchmark", "embodiment", "robot", "format", "recipe")
+GROUPS = ("policy", "task", "benchmark", "embodiment", "controller", "variant", "robot", "format", "recipe")
 """Config groups that are listed by ``robopolicy list``."""
 
 

@@ -33,6 +33,7 @@ from robopolicy.sim.render import CameraRenderer
 from robopolicy.sim.scene import compose, integer_ratio
 from robopolicy.sim.sensors import SENSOR_HISTORY, SensorBank
 from robopolicy.sim.task import Task, load_task
+from robopolicy.sim.variants import NOMINAL, Variant, Variation, load_variant, variation_record
 from robopolicy.types import ActionChunk, Observation, RobotState
 
 __all__ = ["Env", "Frame", "make_env"]
@@ -58,6 +59,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         segmentation: Cameras whose geom ids they contain, for debugging.
         point_cloud: Points of the cloud that they contain, 0 for none, or :class:`PointCloud` for more than that.
         sensors: Of :data:`robopolicy.sim.sensors.SENSORS`.
+        variant: Noise, latency, light and materials of the episodes, see :mod:`robopolicy.sim.variants`.
         render_profile: ``fast`` or ``stock``.
         meshes: ``never``, ``auto`` or ``always``: whether the robot wears a detailed model's meshes in pictures.
         split: Split that :meth:`reset` takes when it is not told one.
@@ -81,6 +83,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         segmentation: Sequence[str] = (),
         point_cloud: int | PointCloud = 0,
         sensors: Sequence[str] = (),
+        variant: str | Variant = NOMINAL,
         render_profile: str = "fast",
         meshes: str = "never",
         split: str = "train",
@@ -124,6 +127,8 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._impedance = self._steering.impedance if self._steering else None
         self._last_tick: Tick | None = None
         self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
+        self.variant = load_variant(variant)
+        self._variation: Variation | None = None
         self.initial_state: dict[str, float] = {}
         self._servo_position = np.zeros(len(self.embodiment.joints))
         self._tick = self._held_ticks = self._steps = 0
@@ -193,13 +198,15 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         wanted = self.modalities if modalities is None else modalities
         if cameras is not None:
             wanted = dataclasses.replace(wanted, cameras=tuple(cameras))
-        joints = self.robot_state().position
+        joints, objects = self.robot_state().position, self.task.observe(self.data)
+        if self._variation is not None and self._variation.active:
+            joints, objects = self._variation.seen(joints, objects, self.now_ns)
         drawn = self._draw(wanted)
         if self._steering is not None:
             self._steering.note(self.now_ns, self._last_tick)
         return Frame(
             state=self.kinematics.tcp_state(joints).astype(np.float32),
-            environment_state=self.task.observe(self.data),
+            environment_state=objects,
             joint_position=joints.astype(np.float32),
             time_ns=self.now_ns,
             sensor=self.sensors.read() if self._sensing else {},
@@ -262,12 +269,25 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Whether the task's condition is true now, however briefly."""
         return self._held_ticks > 0
 
+    @property
+    def variation(self) -> dict[str, Any]:
+        """What the variant drew for this episode, for its metadata; empty for ``nominal``."""
+        return variation_record(self.variant, self._variation.drawn) if self._variation is not None else {}
+
+    def extra_latency_ns(self, call: int) -> int:
+        """What the variant adds to the latency of the ``call``-th chunk."""
+        return self._variation.latency_ns(call) if self._variation is not None else 0
+
     def _start(self, split: str, index: int) -> None:
-        """Put everything back: state, warm start, warnings, clock, executor; then draw the objects' places."""
+        """Put everything back: model, state, warm start, warnings, clock, executor; then draw the objects' places."""
+        self.episode = (self.task.name, self.embodiment.name, split, index)
+        if self._variation is None and self.variant.name != NOMINAL:
+            self._variation = Variation(self.scene, self.task.environment_state_names)
+        if self._variation is not None:
+            self._variation.begin(self.variant, self.episode)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qacc_warmstart[:] = 0
         self.scene.place(self.data, self.start_position)
-        self.episode = (self.task.name, self.embodiment.name, split, index)
         rng = generator(*self.episode)
         self.initial_state = self.task.reset(self.data, rng)
         self._servo_position = self.scene.control(self.start_position)
@@ -286,7 +306,7 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Start episode ``options["index"]`` of ``options["split"]``.
+        """Start episode ``options["index"]`` of ``options["split"]``, from now on in ``options["variant"]`` if given.
 
         Without an index the seed is the index; without either, one is drawn from ``np_random``.
         """
@@ -294,12 +314,16 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         options = dict(options or {})
         split = _known_split(options.pop("split", self.split))
         index = options.pop("index", seed)
+        self.variant = load_variant(options.pop("variant", self.variant))
         if options:
-            raise SimulationError(explain("unknown reset options", given=sorted(options), allowed=("split", "index")))
+            raise SimulationError(
+                explain("unknown reset options", given=sorted(options), allowed=("split", "index", "variant"))
+            )
         if index is None:
             index = int(self.np_random.integers(2**31))
         self._start(split, int(index))
         info = {"split": split, "index": int(index), "initial_state": dict(self.initial_state), "success": False}
+        info |= self.variation
         return self._observation(), info
 
     def step(self, action: NDArray[np.floating]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:

@@ -40,7 +40,11 @@ Perturbation = Callable[[ActionChunk, np.random.Generator], ActionChunk]
 
 
 class EpisodeRecorder(Protocol):
-    """Is shown every control step of an episode. An attribute ``modalities`` may ask for more than cameras."""
+    """Is shown every control step of an episode.
+
+    An attribute ``modalities`` may ask for more than cameras. A method ``executed(chunk)`` is called before ``step``
+    with what is executed instead of the policy's chunk.
+    """
 
     def cameras(self, step: int) -> tuple[str, ...]:
         """Cameras that have to be in the frame of this step."""
@@ -146,6 +150,8 @@ class _Run:
             chunk = self._request()
             self.last_request = step
         if record is not None:
+            if chunk is not None and self.pending is not None and hasattr(record, "executed"):
+                record.executed(self.env.label(self.pending[0]))
             record.step(frame, None if chunk is None else self.env.label(chunk), self.commands[-1])
         self.length = step + 1
         try:
@@ -176,7 +182,7 @@ class _Run:
         begin = time.perf_counter()
         chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
-        delay_ns = self._delay_ns(call)
+        delay_ns = self._delay_ns(call) + self.env.extra_latency_ns(call)
         self.latency_ms.append(delay_ns / 1e6)
         executed = chunk if self.perturb is None else self.perturb(chunk, self.noise)
         self.pending = (executed, self.env.now_ns + delay_ns)

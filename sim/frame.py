@@ -33,6 +33,7 @@ class Frame:
         point_cloud: f32 [P, 6] x, y, z (m, robot base frame), r, g, b (0..1), or None.
         sensor: f32 [K, C] per sensor, oldest first.
         goal: f32 [G], or None for a task without goals.
+        qpos: f64 [nq], positions of everything that moves; for replaying states, never shown to a policy.
     """
 
     state: NDArray[np.float32]
@@ -45,6 +46,7 @@ class Frame:
     point_cloud: NDArray[np.float32] | None = None
     sensor: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     goal: NDArray[np.float32] | None = None
+    qpos: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class Modalities:
         depth: Cameras whose depth is drawn.
         segmentation: Cameras whose geom ids are drawn.
         point_cloud: Points, 0 for no cloud.
+        qpos: Whether the state of the physics is wanted.
     """
 
     cameras: tuple[str, ...] = ()
     depth: tuple[str, ...] = ()
     segmentation: tuple[str, ...] = ()
     point_cloud: int = 0
+    qpos: bool = False
 
     @classmethod
     def of(cls, spec: PolicySpec) -> Modalities:
@@ -76,6 +80,7 @@ class Modalities:
                 for kind in ("cameras", "depth", "segmentation")
             ),
             point_cloud=max(self.point_cloud, other.point_cloud),
+            qpos=self.qpos or other.qpos,
         )
 
     def checked(self, card: Embodiment) -> Modalities:
@@ -113,7 +118,7 @@ def stack_frames(
 def frame_items(frame: Frame) -> dict[str, Any]:
     """What a frame holds, as Gymnasium's observation: empty entries are left out."""
     items = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
-    drop = ("joint_position", "time_ns")
+    drop = ("joint_position", "time_ns", "qpos")
     return {k: v for k, v in items.items() if k not in drop and v is not None and not (isinstance(v, dict) and not v)}
 
 
