@@ -148,7 +148,8 @@ class BimanualTransfer(BaseTask):
         rotation = approach_rotation(np.arctan2(target_m[1], target_m[0]), 0.0, np.pi / 2)
         position = embodiment.home_position.copy()
         position[part.joints] = part.kinematics.solve(position[part.joints], target_m, rotation).q_arm
-        position[part.end] = self.cube_size_m / embodiment.arm(arm).gripper_width_m
+        # half a millimetre tighter than the cube, so that the fingers touch it
+        position[part.end] = (self.cube_size_m - 0.0005) / embodiment.arm(arm).gripper_width_m
         self._scene.place(data, position)
         self._cube.place(data, self.meeting_m, 0.0)
 
