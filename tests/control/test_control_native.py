@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +34,9 @@ def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_was_built() -> None:
-    """A machine that runs the tests has a compiler: robomimic needs one too."""
-    expected = "python" if os.environ.get("ROBOPOLICY_CONTROL") == "python" else "native"
+    """A machine that runs the tests has a compiler, because robomimic needs one; Python's headers may be missing."""
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    expected = "native" if headers and os.environ.get("ROBOPOLICY_CONTROL") != "python" else "python"
     assert expected == CONTROL_CORE
 
 
