@@ -174,7 +174,7 @@ def _tools() -> list[Finding]:
 
     slow = CONTROL_CORE == "python"
     how = "in Python: the same, twenty times slower" if slow else "compiled"
-    found.append(Finding("control tick", how, mend if slow else "", needed=False))
+    found.append(Finding("control", f"tick {how}", mend if slow else "", needed=False))
     cmake = shutil.which("cmake")
     mend = "only needed to install: pip install 'cmake<4', as make setup does by itself"
     found.append(Finding("cmake", cmake or "none found", "" if cmake else mend, needed=False))
