@@ -31,7 +31,7 @@ p{margin:0 0 12px;max-width:75ch;overflow-wrap:anywhere}
 .tile.bad .note,b.bad{color:var(--bad)}
 .tile.warn .note{color:var(--warn)}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:20px;align-items:start}
-.columns+*{margin-top:16px}
+.columns+*,.scroll+*{margin-top:16px}
 figure{margin:0 0 12px;min-width:0}
 figcaption{color:var(--muted);font-size:.86rem;max-width:60ch}
 svg{display:block;width:100%;max-width:420px;height:auto}

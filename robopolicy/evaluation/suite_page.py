@@ -103,7 +103,7 @@ def _differences(summary: Mapping[str, Any]) -> list[Markup | str]:
 
 
 def _curves(swept: Sequence[Mapping[str, Any]]) -> Markup:
-    return columns(*(Markup(f"<h3>{_title(cell)}</h3>{sweep_blocks(cell['sweep'])[0]}") for cell in swept))
+    return columns(*(Markup(f"<div><h3>{_title(cell)}</h3>{sweep_blocks(cell['sweep'])[0]}</div>") for cell in swept))
 
 
 def _robustness(varied: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
@@ -112,7 +112,7 @@ def _robustness(varied: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
     for cell in varied:
         found = {row["variant"]: row for row in cell["variants"]}
         rows.append((cell["policy"], cell["column"], *(_variant(found.get(name)) for name in names)))
-    plots = [Markup(f"<h3>{_title(cell)}</h3>{variant_blocks(cell['variants'])[0]}") for cell in varied]
+    plots = [Markup(f"<div><h3>{_title(cell)}</h3>{variant_blocks(cell['variants'])[0]}</div>") for cell in varied]
     return [table(("policy", "task", *names), rows), columns(*plots)]
 
 
