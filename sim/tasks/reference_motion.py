@@ -128,7 +128,8 @@ class MotionReference:
         """
         limits, dt_s, last = self.limits, self._dt_s, self._last
         if last is None or abs(last.time_ns - now_ns) > 1000:
-            start, velocity_0, turned, rate_0 = position, np.zeros(3), np.asarray(rotation, float), np.zeros(3)
+            start, velocity_0, turned = position, np.zeros(3), np.asarray(rotation, float)
+            rate_0: Array = np.zeros(3)
         else:
             turned, rate_0 = np.asarray(last.turn), np.asarray(last.rate)
             expected = axis_angle_to_matrix(-limits.lag_s * rate_0) @ turned

@@ -41,14 +41,37 @@ class Held:
         return ActionChunk(self.action, now_ns, self.spec.embodiment.control_dt_s, self.spec.embodiment.hash, horizon=1)
 
 
-class Recorded:
-    """Actions [N, A] of an episode, one per control step, whatever is observed; the one after it as a look ahead."""
+class Chunks:
+    """Recorder of what an expert answered: one chunk per control step."""
 
-    def __init__(self, embodiment, actions):
-        self.actions, self.spec = np.asarray(actions, float), PolicySpec(embodiment, 1, 1, 2)
+    def __init__(self):
+        self.chunks = []
+
+    def cameras(self, step):
+        return ()
+
+    def step(self, frame, chunk, joint_command):
+        self.chunks.append(chunk)
+
+
+class ChunksAgain:
+    """Recorded chunks, one per control step, whatever is observed: the same setpoints as before."""
+
+    def __init__(self, embodiment, chunks):
+        self.chunks, self.card = chunks, embodiment
+        self.spec = PolicySpec(self.card, 1, 1, len(chunks[0].values))
 
     def act(self, observation, *, rng=0, prefix=None, goal=None):
-        now_ns, card = int(observation.time_ns[-1]), self.spec.embodiment
-        step = round(now_ns * card.control_hz / 1e9)
-        rows = self.actions[np.minimum([step, step + 1], len(self.actions) - 1)]
-        return ActionChunk(rows, now_ns, card.control_dt_s, card.hash, horizon=1)
+        now_ns = int(observation.time_ns[-1])
+        step = round(now_ns * self.card.control_hz / 1e9)
+        return dataclasses.replace(self.chunks[min(step, len(self.chunks) - 1)], t0_ns=now_ns)
+
+
+class ActionsAgain(ChunksAgain):
+    """Only their first rows, as a store keeps them, each with the next one as a look ahead."""
+
+    def act(self, observation, *, rng=0, prefix=None, goal=None):
+        now_ns, last = int(observation.time_ns[-1]), len(self.chunks) - 1
+        step = min(round(now_ns * self.card.control_hz / 1e9), last)
+        rows = [np.asarray(self.chunks[k].values[0], np.float32) for k in (step, min(step + 1, last))]
+        return ActionChunk(np.array(rows, float), now_ns, self.card.control_dt_s, self.card.hash, horizon=1)

@@ -6,7 +6,8 @@ Budget: about 15 CPU minutes, two workers. One pair of task and robot at a time;
 again. ``--only stack-panda`` does one pair and writes no entry. Per pair, on indices of the split ``test`` from 0 on:
 
 - 50 episodes of the expert (at least 0.95 solved, 0.80 where the hand turns an object);
-- the actions that it gave in the first 20 of them, played back blindly (at least 0.95 of those that were solved);
+- the actions that it gave in the first 20 of them, played back blindly: as the same setpoints (at least 0.95 of those
+  that were solved), and as a store keeps them, without what the expert looked ahead to (told, not asked for);
 - 20 episodes each of the policies ``null`` and ``random`` (at most 0.05 solved);
 - control: 10 episodes of the expert that repeats its action from one second on (at most 0.05 solved). With a jaw, also
   10 of the expert whose jaw is kept open; told, and not asked for, because not every task needs the jaw.
@@ -25,14 +26,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "sim"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import claim_run
-from sim_expert_runs import Changed, Held, Recorded, jaw_open
+from sim_expert_runs import ActionsAgain, Changed, Chunks, ChunksAgain, Held, jaw_open
 
 from robopolicy.evaluation.claims import ClaimResult
 from robopolicy.evaluation.statistics import wilson
 from robopolicy.registry import registry
 from robopolicy.sim.env import Env
 from robopolicy.sim.episode import run_episode
-from robopolicy.sim.record import DemonstrationRecorder
 from robopolicy.sim.registration import offered_embodiments
 from robopolicy.sim.workers import map_episodes
 from robopolicy.subject import BaselinePolicy
@@ -74,13 +74,14 @@ class Job:
             kind, index = list(COUNTS)[job // STRIDE], job % STRIDE
             if policies[kind] is None:
                 return {}
-            recorder = DemonstrationRecorder() if kind == "expert" and index < REPLAYED else None
+            recorder = Chunks() if kind == "expert" and index < REPLAYED else None
             result = run_episode(env, policies[kind], split="test", index=index, record=recorder)
             found = {"solved": result.success_at_end, "length": result.length, "cpu_s": result.cpu_s}
             found["termination"], found["peak_force_n"] = result.termination, result.peak_force_n
             if recorder is not None and result.success_at_end:
-                again = Recorded(env.embodiment, recorder.streams()["action"])
-                found["replayed"] = run_episode(env, again, split="test", index=index).success_once
+                for name, again in (("replayed", ChunksAgain), ("replayed_stored", ActionsAgain)):
+                    blind = again(env.embodiment, recorder.chunks)
+                    found[name] = run_episode(env, blind, split="test", index=index).success_once
             return found
 
         return run
@@ -108,8 +109,9 @@ def judge(record: dict) -> dict:
     """Rates of a pair, and whether they are what is claimed."""
     episodes = record["episodes"]
     rate = {k: sum(e["solved"] for e in v.values()) / len(v) if v else None for k, v in episodes.items()}
-    replayed = [e["replayed"] for e in episodes["expert"].values() if "replayed" in e]
-    rate["replay"] = sum(replayed) / len(replayed) if replayed else 0.0
+    for kind, name in (("replay", "replayed"), ("stored", "replayed_stored")):
+        replayed = [e[name] for e in episodes["expert"].values() if name in e]
+        rate[kind] = sum(replayed) / len(replayed) if replayed else 0.0
     rate["length"] = sum(e["length"] for e in episodes["expert"].values()) / len(episodes["expert"])
     least = LEAST_IN_HAND if record["task"] == "in_hand_rotate" else LEAST
     rate["failed_indices"] = sorted(int(i) for i, e in episodes["expert"].items() if not e["solved"])
@@ -123,7 +125,7 @@ def text(rate: dict) -> str:
     """One pair of the table."""
     jaw = "" if rate["open"] is None else f", jaw open {rate['open']:.2f}"
     row = f"expert {rate['expert']:.2f} in {rate['length']:.0f} steps"
-    row += "".join(f", {kind} {rate[kind]:.2f}" for kind in ("replay", "null", "random", "held"))
+    row += "".join(f", {kind} {rate[kind]:.2f}" for kind in ("replay", "stored", "null", "random", "held"))
     return row + jaw + (" MISSED" if rate["missed"] else "")
 
 
