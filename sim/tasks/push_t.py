@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from robopolicy.sim.env import Env
     from robopolicy.sim.scene import Scene
 
-__all__ = ["PushT"]
+__all__ = ["PushT", "PushTDetour"]
 
 STICK_RADIUS_M = 0.008
 STICK_BELOW_TCP_M = 0.05
@@ -47,6 +47,7 @@ class PushT(BaseTask):
         resistance_n_s_m: Force per speed of the sliding T.
         turn_radius_m: Root of the ratio of rotational to linear resistance; 1.5 units is near that of an even pressure.
         region_lower_m, region_upper_m: [2] corners of the rectangle that the T's centre of mass is drawn from.
+        yaw_rad: Largest turn between T and target at the start.
         target: x (m), y (m), yaw (rad) of the target.
         start_m: [2] where the stick begins.
         largest_overlap: Of T and target at the start.
@@ -67,6 +68,7 @@ class PushT(BaseTask):
         turn_radius_m: float = 0.045,
         region_lower_m: Sequence[float] = (0.43, -0.14),
         region_upper_m: Sequence[float] = (0.57, 0.14),
+        yaw_rad: float = math.pi,
         target: Sequence[float] = (0.50, 0.0, -math.pi / 2),
         start_m: Sequence[float] = (0.33, 0.0),
         largest_overlap: float = 0.5,
@@ -77,6 +79,7 @@ class PushT(BaseTask):
         self.tee = Tee(unit_m)
         self.resistance_n_s_m, self.turn_radius_m = float(resistance_n_s_m), float(turn_radius_m)
         self.region_m = (np.asarray(region_lower_m, float), np.asarray(region_upper_m, float))
+        self.yaw_rad = float(yaw_rad)
         self.target = Pose(*(float(x) for x in target))
         self.start_m = np.asarray(start_m, float)
         self.largest_overlap, self.overlap = float(largest_overlap), float(overlap)
@@ -139,11 +142,12 @@ class PushT(BaseTask):
         return {**hand_over(embodiment, (*self.start_m, HAND_HEIGHT_M)), embodiment.gripper: grip}
 
     def reset(self, data: mujoco.MjData, rng: np.random.Generator) -> dict[str, float]:
-        """Centre uniform in the region, yaw uniform, redrawn while it is near the stick or mostly on the outline."""
+        """Centre uniform in the region, turn uniform, redrawn while it is near the stick or mostly on the outline."""
         lower, upper = self.region_m
         reach_m = 2.8 * self.tee.unit_m + 2 * STICK_RADIUS_M
         while True:
-            pose = Pose(*rng.uniform(lower, upper).tolist(), float(rng.uniform(-math.pi, math.pi)))
+            turn = float(rng.uniform(-self.yaw_rad, self.yaw_rad))
+            pose = Pose(*rng.uniform(lower, upper).tolist(), self.target.yaw + turn)
             away_m = math.hypot(pose.x - self.start_m[0], pose.y - self.start_m[1])
             if away_m > reach_m and self.tee.overlap(pose, self.target) <= self.largest_overlap:
                 break
@@ -202,3 +206,13 @@ class PushT(BaseTask):
             turn_radius_m=self.turn_radius_m,
             height_m=HAND_HEIGHT_M,
         )
+
+
+class PushTDetour(PushT):
+    """Starts from which the ways around the T to the left and to the right are equally long.
+
+    The T stands straight behind its outline and has to be pulled back, from its far side: the purest case of the two
+    modes of ``push_t``, for measuring what a policy does with them.
+    """
+
+    name = "push_t_detour"
