@@ -1,8 +1,8 @@
 """Serve a public benchmark over pipes: reset, step, expert and pictures in its own environment.
 
 For programs that speak the protocol themselves (docs/benchmarks.md); collect, train and eval start it by themselves.
-Frames come in on standard input and go out on standard output, or over one socket that the caller hands down as fd=N. This
-process becomes the benchmark's own Python.
+Frames come in on standard input and go out on standard output, or over one socket that the caller hands down as fd=N.
+This process becomes the benchmark's own Python.
 
 Examples:
   robopolicy sim-server metaworld
@@ -26,7 +26,7 @@ __all__ = ["CONFIG", "SimServerConfig", "run"]
 class SimServerConfig:
     """Keys of ``robopolicy sim-server``."""
 
-    benchmark: str = setting("which; robopolicy list benchmarks; also the first argument", registry="benchmark")
+    benchmark: str = setting("which; robopolicy list benchmarks; also the first argument")
     fd: int | None = setting("descriptor of a socket to speak on; null: standard input and output", ge=0)
 
 

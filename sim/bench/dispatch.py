@@ -67,6 +67,7 @@ def simulation_versions(task: str) -> dict[str, str]:
     """What a report has to say besides this project's own versions; starts a benchmark's process once to ask it.
 
     Raises:
+        ConfigError: the benchmark has no such task.
         MissingDependencyError: the benchmark's environment has not been made.
         SimulationError: its process does not come up.
     """
@@ -78,6 +79,7 @@ def simulation_versions(task: str) -> dict[str, str]:
     process = BenchmarkProcess(found[0])
     try:
         versions = process.start()
+        process.require(found[1])
     finally:
         process.close()
     name = found[0].name

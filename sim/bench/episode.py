@@ -1,8 +1,8 @@
 """One episode of a policy in a benchmark, with the policy's latency; a lost environment is restarted, once per episode.
 
-As :mod:`robopolicy.sim.episode`, but a tick is a control step. An episode whose process crashed or hung is run again from
-the start in a new process. If that is lost as well, the result says so in its termination and is counted apart: nothing
-is known of the policy, so it is neither a success nor a failure.
+As :mod:`robopolicy.sim.episode`, but a tick is a control step. An episode whose process crashed or hung is run again
+from the start in a new process. If that is lost as well, the result says so in its termination and is counted apart:
+nothing is known of the policy, so it is neither a success nor a failure.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class _Run:
         self.tracking += played
         self.missing += self.chunks > 0 and not played
         self.clipped += self.player.clipped
+        self.length += 1  # also one that the environment does not survive
         outcome = self.env.step(action)
-        self.length += 1
         for name, value in outcome.metrics.items():
             self.metrics[f"max {name}"] = max(value, self.metrics.get(f"max {name}", value))
             self.metrics[f"final {name}"] = value

@@ -1,7 +1,8 @@
 """Which action of which chunk is carried out in a control step, by absolute time.
 
-The executor's rules without its curve: a benchmark takes one action per step, and nothing lies between two steps. A chunk
-that arrives late is entered where its time is by then, one that finds nothing scheduled is followed from its beginning.
+The executor's rules without its curve: a benchmark takes one action per step, and nothing lies between two steps. A
+chunk that arrives late is entered where its time is by then, one that finds nothing scheduled is followed from its
+beginning.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class ChunkPlayer:
         fits = chunk.embodiment == self._card.hash and values.shape[1] == len(self._rest)
         if not (fits and np.isfinite(values[np.asarray(chunk.valid)]).all()):
             return False
-        idle = self._chunk is None or self._row(now_ns) >= len(self._chunk.values)
+        # at rest for a step at least; one that ends just now is still in motion
+        idle = self._chunk is None or self._row(now_ns) > len(self._chunk.values)
         t0_ns = max(now_ns, chunk.t0_ns) if idle else chunk.t0_ns
         if round((now_ns - t0_ns) / self._step_ns) >= len(values):
             return False
@@ -47,7 +49,7 @@ class ChunkPlayer:
         return True
 
     def action(self, now_ns: int) -> tuple[NDArray[np.float64], bool]:
-        """[A] action of the step that begins now, and whether a chunk gave it. ``clipped`` says if it was out of range."""
+        """[A] action of the step that begins now, and whether a chunk gave it; ``clipped``: it was out of range."""
         row = self._row(now_ns)
         chunk = self._chunk
         played = chunk is not None and 0 <= row < len(chunk.values) and bool(np.asarray(chunk.valid)[row])

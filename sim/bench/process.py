@@ -108,8 +108,8 @@ def command_line(benchmark: Benchmark, *words: str) -> list[str]:
 class BenchmarkProcess:
     """A benchmark behind a pair of sockets.
 
-    Every call has a deadline. A process that dies, is late, or sends anything but a fitting answer is killed and the call
-    raises :class:`EnvironmentLostError`; the next call to :meth:`start` makes a new one.
+    Every call has a deadline. A process that dies, is late, or sends anything but a fitting answer is killed and the
+    call raises :class:`EnvironmentLostError`; the next call to :meth:`start` makes a new one.
 
     Args:
         benchmark: Which.
@@ -146,7 +146,7 @@ class BenchmarkProcess:
             return self.versions
         self.kill()
         ours, theirs = socket.socketpair()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         with theirs:
             command = command_line(self.benchmark, "--fd", str(theirs.fileno()))
             try:
@@ -178,12 +178,11 @@ class BenchmarkProcess:
         self.start()
         return [str(name) for name in self._call("tasks", {}, self.benchmark.deadline_s.make).body.get("tasks", ())]
 
-    def make(self, task: str, render_profile: str) -> TaskSpec:
-        """Build a task.
+    def require(self, task: str) -> None:
+        """Refuse a name that the benchmark does not know.
 
         Raises:
-            ConfigError: no such task.
-            EnvironmentLostError: see the class.
+            ConfigError: naming those that it does.
         """
         known = self.tasks()
         if task not in known:
@@ -191,6 +190,15 @@ class BenchmarkProcess:
             given = f"{self.benchmark.name}/{task}"
             mend = suggest(given, shown)
             raise ConfigError(explain("the benchmark has no such task", given=given, allowed=shown, mend=mend))
+
+    def make(self, task: str, render_profile: str) -> TaskSpec:
+        """Build a task.
+
+        Raises:
+            ConfigError: no such task.
+            EnvironmentLostError: see the class.
+        """
+        self.require(task)
         answer = self._call("make", {"task": task, "render_profile": render_profile}, self.benchmark.deadline_s.make)
         spec, problems = build_collecting(TaskSpec, answer.body, f"{self.benchmark.name}/{task}")
         widths = {len(answer.body.get(k, ())) for k in ("action_lower", "action_upper", "rest")}

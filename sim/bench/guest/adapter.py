@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,25 +68,29 @@ class Moment:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Adapter:
+class Adapter(abc.ABC):
     """One benchmark. An episode must be a function of (task, split, index, seed) and of nothing that ran before."""
 
+    @abc.abstractmethod
     def versions(self) -> dict[str, str]:
         """Name -> version of everything that decides a result."""
-        raise NotImplementedError(f"{type(self).__name__} must name its versions")
+        ...
 
+    @abc.abstractmethod
     def tasks(self) -> list[str]:
         """All task names."""
-        raise NotImplementedError(f"{type(self).__name__} must list its tasks")
+        ...
 
+    @abc.abstractmethod
     def make(self, task: str, render_profile: str) -> Spec:
         """Build ``task``; a second call replaces the first.
 
         Raises:
             LookupError: no such task.
         """
-        raise NotImplementedError(f"{type(self).__name__} must build a task")
+        ...
 
+    @abc.abstractmethod
     def reset(self, split: str, index: int, seed: int) -> Moment:
         """Start an episode.
 
@@ -94,11 +99,12 @@ class Adapter:
             index: Number inside the split.
             seed: Differs between any two episodes of any splits; below 2**31.
         """
-        raise NotImplementedError(f"{type(self).__name__} must reset")
+        ...
 
+    @abc.abstractmethod
     def step(self, action: np.ndarray) -> Moment:
         """Carry out one action, f64 [A]."""
-        raise NotImplementedError(f"{type(self).__name__} must step")
+        ...
 
     def expert(self) -> np.ndarray:
         """[A] what the benchmark's own expert does now.

@@ -1,7 +1,8 @@
 """Entry of the benchmark's process: ``python launch.py <adapter> --fd N [--write-fd N]``.
 
-``<adapter>`` is ``file:Class``: a file of the folder ``adapters``, or the path of another one. The folder of this file is
-taken off ``sys.path``, so that nothing of robopolicy can shadow a module of the benchmark.
+``<adapter>`` is ``file:Class``: a file of the folder ``adapters``, or the path of another one. Nothing is put on
+``sys.path``: this folder becomes the package ``robopolicy.sim.bench.guest`` by itself, its parents empty, so that the
+same imports hold here and where robopolicy is installed, and nothing of robopolicy shadows a module of the benchmark.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import importlib.util
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = "robopolicy_guest"
+PACKAGE = "robopolicy.sim.bench.guest"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,22 +46,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _package() -> None:
-    """This folder as a package of its own name, with relative imports working inside."""
-    spec = importlib.util.spec_from_file_location(PACKAGE, HERE / "__init__.py", submodule_search_locations=[str(HERE)])
-    assert spec is not None and spec.loader is not None
+    """This folder as a package, below parents that hold nothing."""
+    parts = PACKAGE.split(".")
+    for depth in range(1, len(parts)):
+        name = ".".join(parts[:depth])
+        parent = types.ModuleType(name)
+        parent.__path__ = []
+        sys.modules[name] = parent
+    _load(PACKAGE, HERE / "__init__.py", [str(HERE)])
+
+
+def _load(name: str, path: Path, folders: list[str] | None = None) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folders)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"no such file of Python: {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[PACKAGE] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
+    return module
 
 
 def _adapter(name: str) -> Any:
     place, _, attribute = name.rpartition(":")
     if place.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(f"{PACKAGE}.adapters.{Path(place).stem}", place)
-        if spec is None or spec.loader is None or not Path(place).is_file():
-            raise ImportError(f"no such adapter file: {place}")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = _load(f"{PACKAGE}.adapters.{Path(place).stem}", Path(place))
     else:
         module = importlib.import_module(f"{PACKAGE}.adapters.{place}")
     return getattr(module, attribute)

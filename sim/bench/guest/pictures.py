@@ -12,8 +12,8 @@ __all__ = ["Pictures"]
 class Pictures:
     """Renderers of one model, one per size.
 
-    ``stock`` leaves the model's visual settings alone. ``fast`` switches off shadows, multisampling, reflections and the
-    sky: five to ten times cheaper on a processor, and not comparable with published results on pictures.
+    ``stock`` leaves the model's visual settings alone. ``fast`` switches off shadows, multisampling, reflections and
+    the sky: five to ten times cheaper on a processor, and not comparable with published results on pictures.
 
     Args:
         model: ``mujoco.MjModel``.

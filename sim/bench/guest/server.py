@@ -8,7 +8,7 @@ command    body, arrays                                answer
 =========  ==========================================  ===========================================================
 hello      protocol                                    protocol, versions
 tasks                                                  tasks
-make       task, render_profile                        the fields of :class:`~.adapter.Spec`
+make       task, render_profile                        the fields of :class:`~robopolicy.sim.bench.guest.adapter.Spec`
 reset      split, index, seed                          initial_state, rest; arrays state, environment_state
 step       array action f64 [A]                        reward, terminated, truncated, success, metrics; same arrays
 expert                                                 array action f64 [A]
@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from .adapter import Adapter, Moment, Spec
-from .wire import PROTOCOL, Channel, ClosedError, Message
+from robopolicy.sim.bench.guest.adapter import Adapter, Moment, Spec
+from robopolicy.sim.bench.guest.wire import PROTOCOL, Channel, ClosedError, Message
 
 __all__ = ["RequestError", "Server", "serve"]
 
@@ -146,7 +146,10 @@ class Server:
         spec = self._made(running=True)
         if not spec.expert:
             raise RequestError("this benchmark has no expert for the task")
-        action = np.asarray(self.adapter.expert(), np.float64)
+        try:
+            action = np.asarray(self.adapter.expert(), np.float64)
+        except LookupError as error:
+            raise RequestError(str(error)) from error
         return {}, {"action": np.clip(action, spec.action_lower, spec.action_upper)}
 
     def _on_render(self, body: Any, arrays: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -11,6 +11,7 @@ This file runs in the benchmark's environment too, so it needs the standard libr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -129,7 +130,7 @@ def _arrays(described: list[Any], payload: bytes) -> dict[str, np.ndarray]:
             raise WireError(f"an array that is not described as name, dtype, shape: {str(entry)[:80]}")
         name, dtype, shape = entry
         fits = isinstance(shape, list) and len(shape) <= 4
-        if not (fits and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n for n in shape)):
+        if not (fits and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)):
             raise WireError(f"array '{name}' has no usable shape: {str(shape)[:80]}")
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if name in arrays or at + size > len(payload):
@@ -203,10 +204,8 @@ class Channel:
     def close(self) -> None:
         """Close both descriptors."""
         for fd in {self._read_fd, self._write_fd}:
-            try:
+            with contextlib.suppress(OSError):
                 os.close(fd)
-            except OSError:
-                pass
 
     def _exactly(self, size: int, until: float | None) -> bytes:
         parts: list[bytes] = []

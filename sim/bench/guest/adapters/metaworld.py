@@ -10,13 +10,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import mujoco
 import numpy as np
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from metaworld.policies import ENV_POLICY_MAP
 
-from ..adapter import Adapter, Moment, Spec, package_versions, seed_everything
-from ..pictures import Pictures
+from robopolicy.sim.bench.guest.adapter import Adapter, Moment, Spec, package_versions, seed_everything
+from robopolicy.sim.bench.guest.pictures import Pictures
 
 __all__ = ["MetaWorld"]
 
@@ -32,6 +29,10 @@ class MetaWorld(Adapter):
     """All tasks of one installed Meta-World."""
 
     def __init__(self) -> None:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from metaworld.policies import ENV_POLICY_MAP
+
+        self._environments, self._experts = ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
         self._env: Any = None
         self._pictures: Pictures | None = None
 
@@ -41,18 +42,18 @@ class MetaWorld(Adapter):
 
     def tasks(self) -> list[str]:
         """``reach-v3`` and the other forty-nine."""
-        return sorted(ALL_V3_ENVIRONMENTS)
+        return sorted(self._environments)
 
     def make(self, task: str, render_profile: str) -> Spec:
         """A single task with its goal observed."""
         self.close()
         seed_everything(0)
-        env = ALL_V3_ENVIRONMENTS[task]()
+        env = self._environments[task]()
         env._partially_observable = False  # as in MT1: the goal is part of the observation
         # Cached while the goal was hidden: its bounds would clip every observed goal to zero.
         env.__dict__.pop("sawyer_observation_space", None)
         env._set_task_called = True
-        self._env, self._policy_class = env, ENV_POLICY_MAP[task]
+        self._env, self._policy_class = env, self._experts[task]
         self._pictures = Pictures(env.model, env.data, render_profile)
         self._keep()
         return Spec(
@@ -141,6 +142,8 @@ class MetaWorld(Adapter):
         self._kept = set(vars(self._env))
 
     def _put_back(self) -> None:
+        import mujoco
+
         env = self._env
         for name in set(vars(env)) - self._kept - {"_np_random", "_np_random_seed"}:
             delattr(env, name)
