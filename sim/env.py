@@ -23,8 +23,8 @@ from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
 from robopolicy.seeding import SPLITS, generator
-from robopolicy.sim.controllers.base import find_controller
-from robopolicy.sim.controllers.steering import steer
+from robopolicy.sim.controllers.base import Reference, find_controller
+from robopolicy.sim.controllers.steering import commanded, steer
 from robopolicy.sim.frame import Frame, Modalities, frame_items, modality_spaces, stack_frames
 from robopolicy.sim.goal_image import draw_goal
 from robopolicy.sim.look import draw_frame
@@ -229,6 +229,16 @@ class Env(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """The executor's next decision; hand its setpoint to :meth:`servo`."""
         self._last_tick = self.executor.tick(self.robot_state(), self.now_ns)
         return self._last_tick
+
+    def commanded(self) -> Reference:
+        """What is commanded for now, in the channels that the executor is driven with."""
+        return commanded(self.executor, self._last_tick)
+
+    def show(self, qpos: NDArray[np.floating], time_ns: int) -> None:
+        """Put everything at positions [nq] and a time, without simulating."""
+        self.data.qpos[:] = qpos
+        self._tick = round(time_ns / self.tick_ns)
+        mujoco.mj_forward(self.model, self.data)
 
     def watch(self, sensors: Sequence[str]) -> None:
         """From the next reset on record these sensors, and those that the environment was made with."""

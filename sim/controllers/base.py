@@ -35,7 +35,7 @@ class Reference:
     """What was commanded for one instant.
 
     Attributes:
-        joints: [J] setpoint.
+        joints: [J] joint positions that belong to it.
         action: [A] target in the channels of the controller's native card.
     """
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections import OrderedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robopolicy.control.executor import Executor, MergeReport, Tick
 from robopolicy.sim.controllers.base import Controller, Reference
@@ -14,7 +15,9 @@ from robopolicy.sim.controllers.impedance import CartesianImpedance
 from robopolicy.sim.scene import Scene
 from robopolicy.types import ActionChunk
 
-__all__ = ["Steering", "steer"]
+__all__ = ["Steering", "commanded", "steer"]
+
+Array = NDArray[np.floating]
 
 KEPT = 64
 """Observations whose command is remembered; a chunk of an older one is counted from the present command."""
@@ -41,23 +44,16 @@ class Steering:
 
     def note(self, now_ns: int, tick: Tick | None) -> None:
         """Remember what is commanded for ``now_ns``: what the last tick decided, or where the arm stands."""
-        self._references[now_ns] = self._reference(tick)
+        self._references[now_ns] = commanded(self.executor, tick)
         while len(self._references) > KEPT:
             self._references.popitem(last=False)
-
-    def _reference(self, tick: Tick | None) -> Reference:
-        joints = self.executor.command.copy()
-        if tick is not None and tick.reference is not None:
-            return Reference(joints, np.array(tick.reference, float))
-        cartesian = self.controller.native.action_space == "ee_pose"
-        return Reference(joints, self.executor.kinematics.only.tcp_state(joints) if cartesian else joints)
 
     def at(self, t0_ns: int) -> Reference:
         """What was commanded for an observation's time."""
         found = self._references.get(t0_ns)
         if found is not None:
             return found
-        return next(reversed(self._references.values())) if self._references else self._reference(None)
+        return next(reversed(self._references.values())) if self._references else commanded(self.executor, None)
 
     def label(self, chunk: ActionChunk) -> ActionChunk:
         """A chunk as actions of the controller's card; one of the robot's own card is translated."""
@@ -79,6 +75,17 @@ class Steering:
             assert isinstance(self.controller, EeStiffness)
             self.impedance.follow(own.time_ns, self.controller.stiffness(own))
         return report
+
+
+def commanded(executor: Executor, tick: Tick | None) -> Reference:
+    """What is commanded for the end of a tick: its reference, or where the arm is told to stand without one."""
+    joints: Array = executor.command.copy()
+    cartesian = executor.embodiment.action_space == "ee_pose"
+    if tick is not None and tick.reference is not None:
+        target = np.array(tick.reference, float)
+        # in joint space the reference itself counts: the limiter may still be behind it
+        return Reference(joints, target) if cartesian else Reference(target, target)
+    return Reference(joints, executor.kinematics.only.tcp_state(joints) if cartesian else joints)
 
 
 def steer(controller: Controller, executor: Executor, scene: Scene) -> Steering:
