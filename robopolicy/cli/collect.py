@@ -7,6 +7,8 @@ shows the way back from small errors.
 Examples:
   robopolicy collect task=pick_place embodiment=panda episodes=200 out=runs/pick.zarr
   robopolicy collect task=pick_place 'cameras=[front,wrist]' out=runs/pick_images.zarr
+  robopolicy collect task=pick_place 'depth=[front]' 'sensors=[wrench,touch]' out=runs/pick_depth.zarr
+  robopolicy collect task=pick_place controller=ee_delta out=runs/pick_delta.zarr    # robopolicy list controllers
   robopolicy collect task=play 'task_parameters={style: play, goals: 8}' episodes=20 out=runs/free_play.zarr
   robopolicy collect task=metaworld/pick-place-v3 episodes=100 out=runs/mw.zarr    # robopolicy list benchmarks
 """
@@ -50,6 +52,12 @@ class CollectConfig:
     render_profile: Literal["fast", "stock"] | None = setting("picture quality; null: fast, of a benchmark its own")
     task_parameters: dict[str, Any] = setting("what the task shall have otherwise than its YAML says")
     goal_images: tuple[str, ...] = setting("cameras of a picture of the goal, kept with each episode")
+    controller: str | None = setting("action space of the store; null: the robot's own", registry="controller")
+    variant: str = setting("of the simulation: noise, latency, light, materials", registry="variant")
+    depth: tuple[str, ...] = setting("cameras whose depth is recorded, in millimetres")
+    sensors: tuple[str, ...] = setting("histories to record: wrench, touch")
+    point_cloud: int = setting("points of a cloud to record; 0: none", ge=0)
+    qpos: bool = setting("record the positions of everything, for replay mode=states")
 
 
 CONFIG = CollectConfig
@@ -61,6 +69,7 @@ def run(argv: Sequence[str]) -> int:
     from robopolicy.cli.progress import Progress
     from robopolicy.sim.bench.dispatch import default_embodiment
     from robopolicy.sim.collect import ActionNoise, collect
+    from robopolicy.sim.record import Recording
 
     embodiment = config.embodiment or default_embodiment(config.task) or "panda"
     with Progress(f"{config.task} on {embodiment}", config.episodes) as bar:
@@ -78,6 +87,9 @@ def run(argv: Sequence[str]) -> int:
             render_profile=config.render_profile,
             task_parameters=config.task_parameters,
             goal_images=config.goal_images,
+            controller=config.controller,
+            variant=config.variant,
+            record=Recording((), config.depth, config.sensors, config.point_cloud, config.qpos),
             progress=lambda done, wanted, success: bar.show(done),
         )
     tried = f"{found.tried} tried, {found.failed} failed" if found.tried else "nothing was left to do"
