@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robopolicy.data.store import EpisodeStore
 from robopolicy.embodiment import Embodiment
 from robopolicy.protocols import PolicySpec
-from robopolicy.sim.controllers.base import Controller, Reference, find_controller
+from robopolicy.sim.controllers.base import Controller, JointTargets, Reference, find_controller
 from robopolicy.sim.env import Env
 from robopolicy.sim.record import unpack_chunk
 from robopolicy.types import ActionChunk, Observation
@@ -169,10 +169,14 @@ def targets_of(env: Env, source: Controller | None, values: Array, commanded: Re
 
 def seen_by(env: Env, controller: Controller, commanded: Reference) -> Reference:
     """What is commanded, in the channels of another controller's native card."""
-    if env.executor.embodiment.action_space == controller.native.action_space:
+    native, joints = env.executor.embodiment, commanded.joints
+    if native.action_space == controller.native.action_space:
         return commanded
-    joints = commanded.joints
-    return Reference(joints, _pose(env, joints) if controller.native.action_space == "ee_pose" else joints)
+    if controller.native.action_space == "ee_pose":
+        return Reference(joints, _pose(env, joints))
+    # the joints of the commanded pose: those last sent may still be behind it, and steps would lose what is missing
+    joints = JointTargets(native)(commanded.action[None], joints, pull=0.0)[0]
+    return Reference(joints, joints)
 
 
 def _pose(env: Env, joints: Array) -> Array:
