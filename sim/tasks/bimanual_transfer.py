@@ -13,7 +13,8 @@ from robopolicy.control.robot import RobotKinematics
 from robopolicy.errors import ConfigError, SimulationError, explain
 from robopolicy.sim.scene import ROBOT_PREFIX
 from robopolicy.sim.task import BaseTask
-from robopolicy.sim.tasks.bimanual_transfer_expert import BimanualTransferExpert, approach_rotation
+from robopolicy.sim.tasks.arm_plane_motion import approach_rotation
+from robopolicy.sim.tasks.bimanual_transfer_expert import BimanualTransferExpert
 from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, tabletop
 
 if TYPE_CHECKING:

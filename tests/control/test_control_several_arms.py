@@ -134,6 +134,20 @@ def test_no_request_breaks_a_limit_or_takes_an_arm_out_of_its_box(aloha: Embodim
     assert max(worst_outside_m(aloha, free).values()) > 0.02
 
 
+@pytest.mark.parametrize("name", ["franka_fr3_dual", "tienkung_gello", "unitree_g1_inspire"])
+def test_cards_with_two_arms_and_with_hands_on_them_are_driven(name: str) -> None:
+    card = load_embodiment(name)
+    limiter = SafetyLimiter(card, tick_s=TICK_S)
+    assert [part.name for part in limiter.kinematics.parts] == ["left", "right"]
+    wishes = wild(card, 0, 120)
+    sent, _ = run(limiter, wishes)
+    assert breaches(np.concatenate([[card.home_position], sent]), limiter, card) == []
+    assert max(worst_outside_m(card, sent).values()) <= 1e-9
+    assert max(worst_outside_m(card, wishes).values()) > 0.02
+    held = [i for part in limiter.kinematics.parts for i in (*part.joints, *part.end)]
+    assert sorted(held) == list(range(len(card.joints)))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_each_arm_is_limited_exactly_as_if_it_were_alone(aloha: Embodiment, side: str) -> None:
     wishes = wild(aloha, 7)

@@ -3,35 +3,21 @@
 import mujoco
 import numpy as np
 import pytest
-from sim_expert_runs import Changed, Recorded, jaw_open
+from sim_expert_runs import Changed, jaw_open
+from sim_joint_policies import Joints, Recorded
 
 from robopolicy.errors import ConfigError, SimulationError
-from robopolicy.protocols import PolicySpec
 from robopolicy.sim.env import Env
 from robopolicy.sim.episode import run_episode
 from robopolicy.sim.noise import ActionNoise
 from robopolicy.sim.record import DemonstrationRecorder
 from robopolicy.sim.task import load_task
-from robopolicy.sim.tasks.bimanual_transfer_expert import approach_rotation
-from robopolicy.types import ActionChunk
+from robopolicy.sim.tasks.arm_plane_motion import approach_rotation
 
 
 @pytest.fixture(scope="module")
 def env():
     return Env("bimanual_transfer", "aloha")
-
-
-class Joints:
-    """Joint targets made by ``target(measured [J], rng)``, a quarter of a second at a time."""
-
-    def __init__(self, embodiment, target):
-        self.spec, self.target = PolicySpec(embodiment, 1, 12, 12), target
-
-    def act(self, observation, *, rng, prefix=None, goal=None):
-        card = self.spec.embodiment
-        value = self.target(np.asarray(observation.state[-1], float), np.random.default_rng(rng))
-        value = np.clip(value, card.joints.lower, card.joints.upper)
-        return ActionChunk(np.tile(value, (12, 1)), int(observation.time_ns[-1]), card.control_dt_s, card.hash)
 
 
 def test_expert_hands_over_with_and_without_noise_and_from_either_side(env):
@@ -47,8 +33,8 @@ def test_expert_hands_over_with_and_without_noise_and_from_either_side(env):
 
 
 def test_null_random_and_an_open_jaw_do_not(env):
-    still = Joints(env.embodiment, lambda q, rng: q)
-    wild = Joints(env.embodiment, lambda q, rng: q + rng.uniform(-0.6, 0.6, len(q)))
+    still = Joints(env.embodiment, 12, lambda q, rng: q)
+    wild = Joints(env.embodiment, 12, lambda q, rng: q + rng.uniform(-0.6, 0.6, len(q)))
     for policy in (still, wild):
         assert not run_episode(env, policy, split="val", index=0, max_steps=200).success_instant
     open_jaw = Changed(env.task.expert(env), jaw_open)

@@ -5,33 +5,19 @@ import math
 import mujoco
 import numpy as np
 import pytest
-from sim_expert_runs import Changed, Recorded
+from sim_expert_runs import Changed
+from sim_joint_policies import Joints, Recorded
 
 from robopolicy.errors import ConfigError, SimulationError
-from robopolicy.protocols import PolicySpec
 from robopolicy.sim.env import Env
 from robopolicy.sim.episode import run_episode
 from robopolicy.sim.record import DemonstrationRecorder
 from robopolicy.sim.task import load_task
-from robopolicy.types import ActionChunk
 
 
 @pytest.fixture(scope="module")
 def env():
     return Env("in_hand_rotate", "allegro", sensors=("touch",))
-
-
-class Joints:
-    """Joint targets made by ``target(measured [J], rng)``, 0.4 s at a time."""
-
-    def __init__(self, embodiment, target):
-        self.spec, self.target = PolicySpec(embodiment, 1, 8, 8), target
-
-    def act(self, observation, *, rng, prefix=None, goal=None):
-        card = self.spec.embodiment
-        value = self.target(np.asarray(observation.state[-1], float), np.random.default_rng(rng))
-        value = np.clip(value, card.joints.lower, card.joints.upper)
-        return ActionChunk(np.tile(value, (8, 1)), int(observation.time_ns[-1]), card.control_dt_s, card.hash)
 
 
 class Touches:
@@ -58,8 +44,8 @@ def test_expert_turns_both_ways_and_null_and_random_do_not(env):
     assert max(turns) > 0.6
     assert all(r.missing_setpoints == 0 for r in results)
     assert all(r.metrics["yaw_error_rad"] < 0.2 < r.metrics["turn_rad"] for r in results)
-    still = Joints(env.embodiment, lambda q, rng: q)
-    wild = Joints(env.embodiment, lambda q, rng: q + rng.uniform(-0.5, 0.5, len(q)))
+    still = Joints(env.embodiment, 8, lambda q, rng: q)
+    wild = Joints(env.embodiment, 8, lambda q, rng: q + rng.uniform(-0.5, 0.5, len(q)))
     for policy in (still, wild):
         assert not any(run_episode(env, policy, split="val", index=i, max_steps=60).success_at_end for i in range(3))
 
