@@ -108,3 +108,6 @@ class Fake(Adapter):
         picture = np.zeros((height, width, 3), np.uint8)
         picture[:, :, 0] = int(127 + 60 * np.clip(self.position[0], -2, 2))
         return picture
+
+    def close(self) -> None:
+        self.position = np.zeros(0)

@@ -122,8 +122,10 @@ class Adapter(abc.ABC):
         """
         raise LookupError(f"no camera '{camera}'")
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Let go of what is held."""
+        ...
 
 
 def seed_everything(seed: int) -> None:
