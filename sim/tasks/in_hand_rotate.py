@@ -88,7 +88,7 @@ class InHandRotate(BaseTask):
         self.turn_rad = (float(min_turn_rad), float(max_turn_rad))
         self.tolerance_rad = float(tolerance_rad)
         self.hold_s, self.horizon = float(hold_s), int(horizon)
-        self._yaw_rad = self._turn_rad = 0.0
+        self._yaw_rad = self._turn_rad = self._last_left_rad = 0.0
 
     def model(self) -> mujoco.MjSpec:
         """Table, object and the mark of the goal."""
@@ -148,6 +148,7 @@ class InHandRotate(BaseTask):
         place = self.place_m + rng.uniform(-self.scatter_m, self.scatter_m, 2)
         self._yaw_rad = float(rng.uniform(-np.pi, np.pi))
         self._turn_rad = float(rng.uniform(*self.turn_rad)) * (1.0 if rng.integers(2) else -1.0)
+        self._last_left_rad = self._turn_rad
         self._object.place(data, [*place, self._stand_m], self._yaw_rad)
         mark_m = [*self.place_m, self._stand_m + self.height_m / 2]
         mocap_yaw(data, self._goal, mark_m, self._goal_rad)

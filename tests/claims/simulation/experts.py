@@ -9,7 +9,7 @@ again. ``--only stack-panda`` does one pair and writes no entry. Per pair, on in
 - the actions that it gave in the first 20 of them, played back blindly: as the same setpoints (at least 0.95 of those
   that were solved), and as a store keeps them, without what the expert looked ahead to (told, not asked for);
 - 20 episodes each of the policies ``null`` and ``random`` (at most 0.05 solved);
-- control: 10 episodes of the expert that repeats its action from one second on (at most 0.05 solved). With a jaw, also
+- control: 10 episodes of the expert that repeats its action from half a second on (at most 0.05 solved). With a jaw, also
   10 of the expert whose jaw is kept open; told, and not asked for, because not every task needs the jaw.
 """
 
@@ -40,7 +40,7 @@ from robopolicy.subject import BaselinePolicy
 COMMAND = "python tests/claims/simulation/experts.py --work runs/claims/experts --out docs/results"
 EXPERT, REPLAYED, BASELINE, CONTROL = 50, 20, 20, 10
 LEAST, LEAST_IN_HAND, LEAST_REPLAY, MOST = 0.95, 0.80, 0.95, 0.05
-HELD_AFTER_S = 1.0
+HELD_AFTER_S = 0.5
 COUNTS = {"expert": EXPERT, "null": BASELINE, "random": BASELINE, "held": CONTROL, "open": CONTROL}
 STRIDE = 1000
 """Index of a job = kind * STRIDE + index of the episode."""
