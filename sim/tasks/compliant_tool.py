@@ -2,7 +2,7 @@
 
 The springs are those of a remote centre compliance (Whitney, "Quasi-static assembly of compliantly supported rigid
 parts", 1982): between hand and tool, with the hand's own fingers only shown around it. They keep forces low where a
-stiff arm meets something stiff, and they hide the contact from the arm's joints: the force can only be read at the wrist.
+stiff arm meets something stiff, and they hide the contact from the arm's joints: only the wrist's wrench tells of it.
 """
 
 from __future__ import annotations

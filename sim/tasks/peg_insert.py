@@ -84,7 +84,7 @@ class PegInsert(BaseTask):
             raise ConfigError(
                 explain(
                     "peg_insert: the peg cannot be inserted",
-                    given=f"{turned_m * 1e3:.2f} mm across when turned, hole {(self.peg_m + self.clearance_m) * 1e3:.2f} mm",
+                    given=f"{turned_m:.4f} m across when turned, hole {self.peg_m + self.clearance_m:.4f} m",
                     mend="raise clearance_m, lower twist_rad; the region's upper corner is above its lower one",
                 )
             )
@@ -147,7 +147,7 @@ class PegInsert(BaseTask):
         return {**hand_over(embodiment, self.start_m), embodiment.gripper: self.peg_m / embodiment.gripper_width_m}
 
     def reset(self, data: mujoco.MjData, rng: np.random.Generator) -> dict[str, float]:
-        """Seen socket uniform in the region; the one that is met displaced by a uniform draw from a disc, and turned."""
+        """Seen socket uniform in the region; the one that is met displaced by a draw from a disc, and turned."""
         seen, yaw = rng.uniform(*self.region_m), float(rng.uniform(-self.yaw_rad, self.yaw_rad))
         radius, angle = self.shift_m * math.sqrt(rng.uniform()), rng.uniform(-math.pi, math.pi)
         shift = (radius * math.cos(angle), radius * math.sin(angle))

@@ -115,7 +115,9 @@ class PegInsertExpert:
         if near:
             return np.array([0.0, 0.0, -TOUCH_SPEED_M_S])
         centred = radius < 0.001 and abs(turn) < 0.02
-        funnel = 0.0 if centred else OVER_M + min(0.05, 2.0 * max(0.0, radius - 0.01) + 0.1 * max(0.0, abs(turn) - 0.05))
+        funnel = (
+            0.0 if centred else OVER_M + min(0.05, 2.0 * max(0.0, radius - 0.01) + 0.1 * max(0.0, abs(turn) - 0.05))
+        )
         height = -depth_m - funnel
         down = clip(LIMITS.gain_hz * height, LIMITS.speed_m_s) if not centred else max(TOUCH_SPEED_M_S, 4.0 * height)
         return np.array([*cap(-LIMITS.gain_hz * offset, LIMITS.speed_m_s), -down])

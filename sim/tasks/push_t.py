@@ -1,7 +1,7 @@
 """Task ``push_t``: push a T over the table, with a stick, onto its outline.
 
-After Push-T (Florence et al., "Implicit Behavioral Cloning", CoRL 2021; Chi et al., "Diffusion Policy", RSS 2023): T of a
-4 x 1 bar and a 1 x 3 stem, fixed target, success at an overlap of 0.9. Here an arm holds the stick, at one height.
+After Push-T (Florence et al., "Implicit Behavioral Cloning", CoRL 2021; Chi et al., "Diffusion Policy", RSS 2023): T of
+a 4 x 1 bar and a 1 x 3 stem, fixed target, success at an overlap of 0.9. Here an arm holds the stick, at one height.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PushT(BaseTask):
     """A T at a random place with any yaw; see :class:`robopolicy.sim.task.Task`.
 
     The T slides in the plane against viscous resistance, so that it stands still as soon as nobody pushes: the
-    quasi-static motion of a block with a lot of friction, without its stick-slip. The stick is a rigid part of the hand.
+    quasi-static motion of a block with a lot of friction, without its stick-slip. The stick is rigid with the hand.
 
     Args:
         unit_m: Width of bar and stem.

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.sim.tasks.push_t_shape import Face, Pose, Tee
-from robopolicy.sim.tasks.reference_motion import nearest_angle
 
 __all__ = ["Detours", "Push", "PushPlanner"]
 

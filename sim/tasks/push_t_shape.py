@@ -103,7 +103,10 @@ class Tee:
         x, y = np.array([1.0, 0.0]), np.array([0.0, 1.0])
         inner = tool_m + 0.006
         top, under, end = bar_y + u / 2, bar_y - u / 2, stem_y - 1.5 * u
-        faces = [Face(top * y, y, x, edge_m - 2 * u, 2 * u - edge_m), Face(end * y, -y, x, edge_m - u / 2, u / 2 - edge_m)]
+        faces = [
+            Face(top * y, y, x, edge_m - 2 * u, 2 * u - edge_m),
+            Face(end * y, -y, x, edge_m - u / 2, u / 2 - edge_m),
+        ]
         for side in (1.0, -1.0):
             bar, stem = np.array([side * 2 * u, bar_y]), np.array([side * u / 2, stem_y])
             beside = np.array([side * 1.25 * u, under])

@@ -110,7 +110,7 @@ class WipeForce(BaseTask):
         return spec
 
     def equip(self, spec: mujoco.MjSpec) -> None:
-        """The pad, on springs; its end is round, so that a hand that is not quite upright meets the plate no otherwise."""
+        """The pad, on springs; its end is round, so that it meets the plate alike when the hand leans."""
         add_compliant_tool(spec, "pad", self.springs).add_geom(
             name="robot/pad",
             type=mujoco.mjtGeom.mjGEOM_CAPSULE,
