@@ -9,8 +9,8 @@ again. ``--only stack-panda`` does one pair and writes no entry. Per pair, on in
 - the actions that it gave in the first 20 of them, played back blindly: as the same setpoints (at least 0.95 of those
   that were solved), and as a store keeps them, without what the expert looked ahead to (told, not asked for);
 - 20 episodes each of the policies ``null`` and ``random`` (at most 0.05 solved);
-- control: 10 episodes of the expert that repeats its action from half a second on (at most 0.05 solved). With a jaw, also
-  10 of the expert whose jaw is kept open; told, and not asked for, because not every task needs the jaw.
+- control: 10 episodes of the expert that repeats its action from half a second on (at most 0.05 solved). With a jaw,
+  also 10 of the expert whose jaw is kept open; told, and not asked for, because not every task needs the jaw.
 """
 
 from __future__ import annotations
