@@ -16,6 +16,7 @@ from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Observation
 
 __all__ = [
+    "JOINT_REACH_RAD",
     "BaselineConfig",
     "NoAction",
     "NullPolicy",
@@ -24,6 +25,9 @@ __all__ = [
     "build_null",
     "build_random",
 ]
+
+JOINT_REACH_RAD = 0.6
+"""Half of what the executor takes for a jump (``reject_jump_rad``): its reference may be as far ahead of the joints."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ class NullPolicy:
 class RandomPolicy(NullPolicy):
     """One uniform position in the workspace and one gripper opening per chunk; the orientation stays as measured.
 
-    A robot that is driven by its joints is given a uniform position of each.
+    A robot that is driven by its joints is given a uniform position of each, brought within :data:`JOINT_REACH_RAD` of
+    the measured one: the executor refuses chunks that begin further away, and a robot whose chunks are refused stands
+    still.
     """
 
     def act(
@@ -109,6 +115,8 @@ class RandomPolicy(NullPolicy):
         channels = self._spec.embodiment.action
         drawn = np.random.default_rng(rng).uniform(channels.lower, channels.upper)
         if self._spec.embodiment.action_space != "ee_pose":
+            here = np.asarray(observation.state[-1], float)
+            drawn = np.clip(drawn, here - JOINT_REACH_RAD, here + JOINT_REACH_RAD)
             return self._chunk(np.repeat(drawn[None], self._spec.action_horizon, axis=0), observation)
         target = np.asarray(observation.state[-1], float).copy()
         moved = np.concatenate([channels.select("ee_position"), channels.select(self._spec.embodiment.gripper)])
