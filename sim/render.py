@@ -118,6 +118,8 @@ class CameraRenderer:
         segmentation: bool = False,
     ) -> View:
         """What a camera sees. Colour and depth come from one pass, geom ids from another."""
+        # another scene's renderer may have been at work: without this its picture would be read
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
         self._view.fixedcamid = self.model.camera(camera.name).id
         mujoco.mjv_updateScene(
             self.model, data, self._option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene

@@ -90,6 +90,20 @@ def test_one_update_and_one_pass_serve_colour_and_depth(env, monkeypatch):
     assert calls == {"update": 2, "render": 3}, "ids need a pass of their own"
 
 
+def test_two_scenes_in_one_process_do_not_see_each_others_pictures(env):
+    env.reset(options={"index": 0})
+    other = Env("pick_place", "panda", cameras=("front",), depth=("front", "wrist"), segmentation=("front",))
+    other.reset(options={"index": 1})
+    alone, beside = env.frame(), other.frame()
+    for _ in range(2):
+        again, once_more = env.frame(), other.frame()
+        assert np.array_equal(again.image["front"], alone.image["front"])
+        assert np.array_equal(again.depth["wrist"], alone.depth["wrist"])
+        assert np.array_equal(once_more.image["front"], beside.image["front"])
+    assert not np.array_equal(alone.image["front"], beside.image["front"])
+    other.close()
+
+
 def test_a_policy_that_reads_depth_gets_it():
     env, seen = Env("pick_place", "panda"), []
 
