@@ -121,7 +121,7 @@ def replay(
         mode: One of :data:`MODES`.
         keep_failures: Write failed episodes, too.
         episodes: Which of the source; all if None.
-        workers: Processes that simulate.
+        workers: Processes that simulate; 0 simulates in this one.
         codec: Image codec, ``raw`` or ``jpeg``.
         render_profile: ``fast`` or ``stock``.
         progress: Called after each episode with (episodes done, episodes wanted, its verdict).
@@ -156,7 +156,7 @@ def replay(
     verdicts: dict[int, Verdict] = {}
     numbers = sorted(set(wanted))
     with new:
-        for number, (episode, verdict) in _in_order(map_episodes(job, numbers, max(1, workers)), numbers):
+        for number, (episode, verdict) in _in_order(_run(job, numbers, workers), numbers):
             verdicts[number] = verdict
             if verdict.verdict != "failed" or keep_failures:
                 new.append(episode, embodiment=new.embodiment)
@@ -198,6 +198,15 @@ def judge(
     if not success:
         return "failed", deviation, channel
     return ("success" if deviation <= TOLERANCE else "deviated"), deviation, channel
+
+
+def _run(job: _Job, numbers: Sequence[int], workers: int) -> Iterator[tuple[int, Any]]:
+    if workers:
+        yield from map_episodes(job, numbers, workers)
+        return
+    run = job()
+    for number in numbers:
+        yield number, run(number)
 
 
 def _in_order(arriving: Iterable[tuple[int, Any]], numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:

@@ -40,7 +40,7 @@ class ReplayConfig:
     keep_failures: bool = setting("write failed episodes, too")
     episodes: int | None = setting("how many of the first; null: all", ge=1)
     image_codec: Literal["raw", "jpeg"] = setting("how pictures are stored")
-    workers: int = setting("processes that simulate", ge=1)
+    workers: int = setting("processes that simulate; 0: this one", ge=0)
     render_profile: Literal["fast", "stock"] = setting("picture quality")
 
 
