@@ -1,6 +1,6 @@
 """Task ``wipe_force``: wipe along a plate with a set force, at a height that only the force tells.
 
-The plate is drawn and observed at its nominal height; the one that the pad meets lies up to 8 mm higher or lower.
+The plate is drawn and observed at its nominal height; the one that the pad meets lies up to 10 mm higher or lower.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class WipeForce(BaseTask):
         force_limit_n: float = 30.0,
         least_speed_m_s: float = 0.02,
         half_size_m: Sequence[float] = (0.10, 0.04),
-        height_error_m: float = 0.008,
+        height_error_m: float = 0.010,
         region_lower_m: Sequence[float] = (0.44, -0.12),
         region_upper_m: Sequence[float] = (0.56, 0.12),
         yaw_rad: float = math.radians(40),
@@ -78,7 +78,7 @@ class WipeForce(BaseTask):
         self.region_m = (np.asarray(region_lower_m, float), np.asarray(region_upper_m, float))
         self.yaw_rad, self.start_m = float(yaw_rad), np.asarray(start_m, float)
         self.hold_s, self.horizon = float(hold_s), int(horizon)
-        self.springs = Compliance()
+        self.springs = Compliance(along_n_m=1500.0, travel_m=0.025)
         way_m = 2 * self.half_size_m[0]
         if not 0 < self.band_n[0] < self.band_n[1] < self.force_limit_n or way_m < hold_s * least_speed_m_s:
             raise ConfigError(

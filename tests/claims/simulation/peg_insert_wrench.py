@@ -4,8 +4,8 @@
 
 Budget: about 3 CPU minutes per robot. Each robot's expert runs the same 100 episodes of the split test with the
 wrist's wrench whole, frozen at what it was before the episode's first motion, and set to zero; exact McNemar tests.
-Control that must not matter: the three channels of torque, which the search does not need, set to zero. What is finished
-in --work is not done again.
+Control that must not matter: the three channels of torque, which the search does not need, set to zero. What is
+finished in --work is not done again.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ not done again, and a training run that was cut is resumed. Both policies have t
 steps (recipes push_t/diffusion and push_t/behaviour_cloning). On task push_t_detour, indices of the split test:
 
 - at the first observation of 50 episodes: where each policy wants the stick to be after the eight steps that are
-  carried out, against where the expert takes it when its coin falls left and right. A prediction is *between* when it is
-  less far from the middle of the two than a quarter of the distance between them;
+  carried out, against where the expert takes it when its coin falls left and right. A prediction is *between* when it
+  is less far from the middle of the two than a quarter of the distance between them;
 - success on 100 episodes of each, compared by the exact McNemar test.
 
 Behaviour cloning is the control: it must go between. ``--task push_t`` compares success on starts all over the table,
