@@ -117,6 +117,7 @@ def evaluate(
     folder = Path(out) / "videos" if out is not None and videos else None
     films = (folder, indices[:videos]) if folder is not None and film == "first" else None
     results = run(indices, points[0], variants[0], films=films, until=stop)
+    header["extra"]["inference"] = run.told[0] if run.told else "one at a time"
     sweep = {points[0]: results} | {latency: run(indices, latency, variants[0]) for latency in points[1:]}
     table = {variants[0]: results} | {name: run(indices, points[0], name) for name in variants[1:]}
     more: dict[str, Any] = {"variants": variant_table(table) if len(table) > 1 else None}
@@ -198,6 +199,7 @@ class _Rollouts:
     control: ControlConfig | None
     continue_after_success_s: float
     progress: Callable[[EpisodeResult], None] | None
+    told: list[str] = field(default_factory=list)
 
     def __call__(
         self,
@@ -227,6 +229,7 @@ class _Rollouts:
             videos=films[1] if films else (),
             progress=self.progress,
             until=until,
+            served=self.told.append,
         )
 
     def film_failures(
@@ -327,7 +330,6 @@ def _header(
     control = {**to_dict(run.control or ControlConfig()), "latency_ms": points[0]}
     if run.continue_after_success_s:
         control["continue_after_success_s"] = run.continue_after_success_s
-    shared = f"shared, passes of {run.inference_batch}"
     return {
         "task": run.task,
         "embodiment": run.card.name,
@@ -345,6 +347,5 @@ def _header(
             "weights": getattr(subject.factory, "weights", None),
             "checkpoint_choice": subject.choice,
             **({"like": subject.factory.like} if getattr(subject.factory, "like", None) else {}),
-            "inference": shared if run.inference == "shared" else "one at a time",
         },
     }

@@ -194,6 +194,14 @@ class InferenceServer:
         self.rows: int | None = 1 if self._wanted == 1 else None
         self.passes = self.requests = 0
 
+    def describe(self) -> str:
+        """In words how the requests were answered, for the report."""
+        if self.rows is None or self.rows > 1:
+            return f"shared, passes of {self._wanted}"
+        if not isinstance(self.policy, BatchPolicy) or self._wanted == 1:
+            return "shared, one at a time"
+        return f"shared, one at a time: in passes of {self._wanted} a row would depend on the others or on its place"
+
     def answer(self, waiting: Sequence[tuple[Slot, Any]]) -> list[Any]:
         """An answer for each request, in their order.
 
@@ -266,7 +274,7 @@ def _made_up(like: Observation, draw: np.random.Generator) -> Observation:
         if not isinstance(value, np.ndarray) or name == "time_ns":
             return value
         if np.issubdtype(value.dtype, np.floating):
-            return draw.uniform(0, 1, value.shape).astype(value.dtype)
+            return np.asarray(draw.uniform(0, 1, value.shape), value.dtype)
         if value.dtype == bool:
             return draw.integers(0, 2, value.shape).astype(bool)
         return draw.integers(0, 256, value.shape).astype(value.dtype)
@@ -286,5 +294,5 @@ def _generator(state: int | Mapping[str, Any]) -> np.random.Generator:
     if not isinstance(state, Mapping):
         return np.random.default_rng(state)
     bits = np.random.PCG64()
-    bits.state = dict(state)
+    bits.state = dict(state)  # type: ignore[assignment]
     return np.random.Generator(bits)

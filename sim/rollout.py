@@ -60,6 +60,7 @@ def rollout(
     video_camera: str | None = None,
     progress: Progress | None = None,
     until: Until | None = None,
+    served: Callable[[str], None] | None = None,
 ) -> list[EpisodeResult]:
     """Run a policy on the given episodes.
 
@@ -84,6 +85,7 @@ def rollout(
         progress: Called with each result as it arrives, in the order of arrival.
         until: Asked with the results of the first n episodes (by the order of ``episodes``) for n = 1, 2, ... without
             gaps; once it says True, these are all. Neither workers nor the order of arrival change what it sees.
+        served: Told at the end, in words, how a shared policy answered.
 
     Returns:
         Results sorted by index.
@@ -122,7 +124,10 @@ def rollout(
         server = InferenceServer(factory(env), inference_batch)
         shared = dataclasses.replace(job, factory=None, spec=server.policy.spec)
         with _one_torch_thread():
-            return _collect(map_episodes(shared, order, workers, server), order, progress, until)
+            found = _collect(map_episodes(shared, order, workers, server), order, progress, until)
+        if served is not None:
+            served(server.describe())
+        return found
     finally:
         env.close()
 

@@ -32,9 +32,9 @@ __all__ = ["CONFIG", "SuiteConfig", "run"]
 class SuiteConfig:
     """Keys of ``robopolicy suite``."""
 
-    policies: tuple[str | None, ...] = setting("run folders (runs/a, runs/a@best), expert, null, random")
-    tasks: tuple[str, ...] = setting("names of tasks")
-    embodiments: tuple[str, ...] = setting("names of robots")
+    policies: str | tuple[str | None, ...] = setting("run folders (runs/a, runs/a@best), expert, null, random")
+    tasks: str | tuple[str, ...] = setting("names of tasks")
+    embodiments: str | tuple[str, ...] = setting("names of robots")
     out: str = setting("folder of the page and the single reports")
     base: str | None = setting("policy that the others are compared with; null: the first")
     episodes: int | str = setting('how many per task, or indices as "100:200"', ge=1)
@@ -59,13 +59,13 @@ def run(argv: Sequence[str]) -> int:
     """Run what is missing, write suite.json and suite.html, print the table."""
     config = parse(SuiteConfig, "suite", argv)
     indices = episode_indices(config.episodes)
-    from robopolicy.cli.suite_run import evaluate_suite, labels
+    from robopolicy.cli.suite_run import evaluate_suite, labels, listed
     from robopolicy.evaluation.files import write_json
     from robopolicy.evaluation.html import write_html
     from robopolicy.evaluation.suite import summarise_suite
     from robopolicy.evaluation.suite_page import suite_sections
 
-    names = labels([policy or "null" for policy in config.policies])  # YAML reads null as nothing
+    names = labels([policy or "null" for policy in listed(config.policies)])  # YAML reads null as nothing
     base = config.base or next(iter(names))
     cells = evaluate_suite(config, names, base, indices, say=lambda text: print(text, file=sys.stderr, flush=True))
     summary = summarise_suite(cells, base=base, command=shlex.join(["robopolicy", "suite", *argv]))

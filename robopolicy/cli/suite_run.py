@@ -20,10 +20,15 @@ from robopolicy.subject import Subject, find_subject
 if TYPE_CHECKING:
     from robopolicy.cli.suite import SuiteConfig
 
-__all__ = ["evaluate_suite", "labels"]
+__all__ = ["evaluate_suite", "labels", "listed"]
 
 REQUEST = "request.json"
 """Written beside a report once it is finished: what was asked for."""
+
+
+def listed(names: str | Sequence[Any]) -> list[Any]:
+    """One name, or several, as a list."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def labels(policies: Sequence[str]) -> dict[str, str]:
@@ -61,13 +66,13 @@ def evaluate_suite(
     subjects = {
         name: find_subject(policy, device=config.device, weights=config.weights) for name, policy in names.items()
     }
-    for task in config.tasks:
+    for task in listed(config.tasks):
         benchmark_task(task)  # refuses what is not known
-    for embodiment in config.embodiments:
+    for embodiment in listed(config.embodiments):
         load_embodiment(embodiment)
     cells = []
-    for task in config.tasks:
-        for embodiment in config.embodiments:
+    for task in listed(config.tasks):
+        for embodiment in listed(config.embodiments):
             for name, subject in subjects.items():
                 cells.append(_cell(config, name, subject, task, embodiment, indices, say))
     return cells
@@ -82,7 +87,7 @@ def _cell(
     indices: range,
     say: Callable[[str], None],
 ) -> SuiteCell:
-    where = {"policy": name, "task": task, "embodiment": embodiment}
+    where: dict[str, Any] = {"policy": name, "task": task, "embodiment": embodiment}
     why = _misfit(subject, task, embodiment)
     if why is not None:
         return SuiteCell(**where, left_out=why)

@@ -92,7 +92,7 @@ def stratified(strata: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """
     p_values = {name: mcnemar_exact(s["only_a"], s["only_b"]) for name, s in strata.items()}
     corrected = holm(p_values)
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     for name, stratum in strata.items():
         difference, low, high = paired_newcombe(*(stratum[cell] for cell in CELLS))
         tasks[name] = {

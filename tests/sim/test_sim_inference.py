@@ -108,6 +108,7 @@ def test_batches_that_would_change_results_are_not_used(env):
     for policy, rows in ((Neighbourly(env), 1), (BatchWander(env), 4)):
         server, together = served(policy, env, slots, [0, 1, 2])
         assert server.rows == rows
+        assert server.describe().startswith("shared, one at a time: in passes" if rows == 1 else "shared, passes of 4")
         assert np.array_equal(together[1], served(policy, env, slots, [1])[1][1])
 
 
