@@ -120,13 +120,13 @@ def add_drawer(case: Any, name: str, sizes: Drawer) -> None:
         ("end", [0.003, inner_y, 0.02], [depth - 0.003, 0, low + 0.02]),
     ):
         drawer.add_geom(name=f"{name}_{part}", type=_BOX, size=size, pos=pos, **_FRONT)
-    plate = {**_FRONT, "mass": sizes.mass_kg - 0.5}
+    plate = {**_FRONT, "mass": sizes.mass_kg - 0.46}
     high = (top - 0.006) / 2
     drawer.add_geom(name=f"{name}_front", type=_BOX, size=[0.005, half_y, high], pos=[-0.006, 0, high + 0.003], **plate)
     reach, height = sizes.handle_m
-    ends = [[-reach, y, height] for y in (-sizes.bar_half_m, sizes.bar_half_m)]
-    _bar(drawer, f"{name}_handle", *ends, sizes.bar_m)
-    for side, end in zip(("right", "left"), ends, strict=True):
+    right, left = ([-reach, y, height] for y in (-sizes.bar_half_m, sizes.bar_half_m))
+    _bar(drawer, f"{name}_handle", right, left, sizes.bar_m)
+    for side, end in (("right", right), ("left", left)):
         _bar(drawer, f"{name}_post_{side}", end, [-0.008, *end[1:]], 0.005)
 
 

@@ -95,6 +95,7 @@ class MotionReference:
             Positions [2, 3] and yaws (2) of the next step and of the one after it.
         """
         limits, dt_s, last = self.limits, self._dt_s, self._last
+        velocity_0: Array
         if last is None or abs(last.time_ns - now_ns) > 1000:
             start, velocity_0, yaw_0, rate_0 = position, np.zeros(3), yaw_rad, 0.0
         else:
@@ -127,9 +128,10 @@ class MotionReference:
             Positions [2, 3] and rotations [2, 3, 3] of the next step and of the one after it.
         """
         limits, dt_s, last = self.limits, self._dt_s, self._last
+        velocity_0: Array
+        rate_0: Array
         if last is None or abs(last.time_ns - now_ns) > 1000:
-            start, velocity_0, turned = position, np.zeros(3), np.asarray(rotation, float)
-            rate_0: Array = np.zeros(3)
+            start, velocity_0, turned, rate_0 = position, np.zeros(3), np.asarray(rotation, float), np.zeros(3)
         else:
             turned, rate_0 = np.asarray(last.turn), np.asarray(last.rate)
             expected = axis_angle_to_matrix(-limits.lag_s * rate_0) @ turned
