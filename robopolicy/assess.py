@@ -346,6 +346,6 @@ def _header(
         "extra": {
             "weights": getattr(subject.factory, "weights", None),
             "checkpoint_choice": subject.choice,
-            **({"like": subject.factory.like} if getattr(subject.factory, "like", None) else {}),
+            **({"like": like} if (like := getattr(subject.factory, "like", None)) else {}),
         },
     }
