@@ -152,7 +152,7 @@ class BimanualTransfer(BaseTask):
         # half a millimetre tighter than the cube, so that the fingers touch it
         position[part.end] = (self.cube_size_m - 0.0005) / embodiment.arm(arm).gripper_width_m
         self._scene.place(data, position)
-        self._cube.place(data, self.meeting_m, 0.0)
+        self._cube.place(data, [*self.meeting_m], 0.0)
 
     def success(self, data: mujoco.MjData) -> bool:
         """Both fingers of the receiver touch the cube, nothing else does, and it is all above ``clearance_m``."""
