@@ -37,8 +37,9 @@ class InHandRotate(BaseTask):
     """A cylinder that stands free on the palm of a hand; see :class:`robopolicy.sim.task.Task`.
 
     Nothing holds it but palm and fingers: it can be pushed off, or fall over, which ends the episode (``dropped``).
-    A white bar on it shows its yaw, a green one beside it the goal. A finger sweeps about 80 degrees round it, so that
-    the longer turns have to be made in several strokes, with the object let go in between.
+    A white bar on it shows its yaw, a green one beside it the goal. The fingers sweep about 80 degrees round it and it
+    rolls between their tips, which turns it by at most some 130 degrees; longer turns take several strokes, with the
+    object let go in between.
 
     Args:
         radius_m, height_m, mass_kg: Of the cylinder.
