@@ -17,7 +17,7 @@ import numpy as np
 from robopolicy.sim.bench.guest.adapter import Adapter, Moment, Spec
 
 FAULTS = (
-    *("crash", "kill", "hang", "garbage", "raise", "width", "nan", "nan-reset", "float-obs", "silent-exit"),
+    *("crash", "kill", "hang", "garbage", "raise", "width", "nan", "nan-reset", "silent-exit", "diverge"),
     *("crash-once", "hang-once", "garbage-once", "raise-once"),
 )
 FAULTY = (3, 5)
@@ -99,6 +99,8 @@ class Fake(Adapter):
                     os.set_blocking(int(name), True)
                     os.write(int(name), b"this is not a frame" * 100)
         if fault == "raise":
+            raise ZeroDivisionError("the fake benchmark has a fault")
+        if fault == "diverge":
             raise FloatingPointError("the fake benchmark diverged")
 
     def expert(self) -> np.ndarray:

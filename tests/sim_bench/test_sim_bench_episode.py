@@ -120,11 +120,11 @@ def test_a_benchmark_that_is_lost_all_the_time_ends_the_run(env: BenchEnv) -> No
     env.lost_in_a_row = 8
     expert = env.task.expert(env)
     assert run_bench_episode(env, expert, split="test", index=3).lost
-    with pytest.raises(SimulationError, match=r"10 episodes.*were lost.*diverged"):
+    with pytest.raises(SimulationError, match=r"10 episodes.*were lost.*has a fault"):
         run_bench_episode(env, expert, split="test", index=5)
 
 
-@pytest.mark.parametrize("env", ["fake/nan"], indirect=True)
+@pytest.mark.parametrize("env", ["fake/nan", "fake/diverge"], indirect=True)
 def test_diverging_physics_is_a_failure_of_the_episode(env: BenchEnv) -> None:
     result = run_bench_episode(env, env.task.expert(env), split="test", index=3)
     assert (result.termination, result.length, result.lost, result.success_once) == ("unstable", 2, False, False)

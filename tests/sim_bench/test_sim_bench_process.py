@@ -67,7 +67,7 @@ def test_a_request_that_cannot_be_done_costs_nothing(process: BenchmarkProcess) 
         ("kill", "exit code -9"),
         ("silent-exit", "exit code 0"),
         ("garbage", "no frame"),
-        ("raise", "FloatingPointError: the fake benchmark diverged"),
+        ("raise", "ZeroDivisionError: the fake benchmark has a fault"),
         ("width", "the task promised"),
     ],
 )

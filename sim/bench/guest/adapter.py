@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Adapter", "Moment", "Spec", "package_versions", "seed_everything"]
+__all__ = ["Adapter", "Moment", "Spec", "forget_warnings", "package_versions", "require_stable", "seed_everything"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ class Adapter(abc.ABC):
 
     @abc.abstractmethod
     def step(self, action: np.ndarray) -> Moment:
-        """Carry out one action, f64 [A]."""
+        """Carry out one action, f64 [A].
+
+        Raises:
+            FloatingPointError: the physics diverged, which is the end of the episode and no fault of the process.
+        """
         ...
 
     def expert(self) -> np.ndarray:
@@ -126,6 +130,26 @@ class Adapter(abc.ABC):
     def close(self) -> None:
         """Let go of what is held."""
         ...
+
+
+def forget_warnings(data: Any) -> None:
+    """Before an episode in a MuJoCo simulation: none of its warnings is of this episode."""
+    for warning in data.warning:
+        warning.number = 0
+
+
+def require_stable(data: Any) -> None:
+    """Refuse a MuJoCo simulation that diverged: it resets itself then, and goes on as if nothing had been.
+
+    Raises:
+        FloatingPointError: a position, velocity or acceleration was not finite or huge since :func:`forget_warnings`.
+    """
+    import mujoco
+
+    kinds = mujoco.mjtWarning
+    for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC):
+        if data.warning[int(kind)].number:
+            raise FloatingPointError(f"the simulation diverged ({kind.name})")
 
 
 def seed_everything(seed: int) -> None:

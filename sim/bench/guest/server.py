@@ -132,7 +132,15 @@ class Server:
             raise RequestError(f"a step needs action f64 [{len(spec.action_lower)}], given: {given}")
         if not np.isfinite(action).all():
             raise RequestError("an action must be finite")
-        moment = self.adapter.step(action)
+        try:
+            moment = self.adapter.step(action)
+        except (
+            FloatingPointError
+        ) as error:  # told as numbers that are not finite: the episode fails, the process is well
+            print(f"diverged: {error}", file=sys.stderr)
+            self._running = False
+            nothing = np.full(len(spec.state), np.nan), np.full(len(spec.environment_state), np.nan)
+            moment = Moment(*nothing, terminated=True)
         reward = float(moment.reward)
         return {
             "reward": reward if math.isfinite(reward) else None,

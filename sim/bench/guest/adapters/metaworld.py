@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from robopolicy.sim.bench.guest.adapter import Adapter, Moment, Spec, package_versions, seed_everything
+from robopolicy.sim.bench.guest.adapter import (
+    Adapter,
+    Moment,
+    Spec,
+    forget_warnings,
+    package_versions,
+    require_stable,
+    seed_everything,
+)
 from robopolicy.sim.bench.guest.pictures import Pictures
 
 __all__ = ["MetaWorld"]
@@ -82,6 +90,7 @@ class MetaWorld(Adapter):
         self._put_back()
         seed_everything(seed)
         env._freeze_rand_vec, env._last_rand_vec = True, drawn.copy()
+        forget_warnings(env.data)
         self._observation, _ = env.reset()
         self._policy = self._policy_class()
         initial = {f"draw.{i}": float(v) for i, v in enumerate(drawn)}
@@ -93,6 +102,7 @@ class MetaWorld(Adapter):
     def step(self, action: np.ndarray) -> Moment:
         """One control step; success as the benchmark's ``info`` says."""
         self._observation, reward, terminated, truncated, info = self._env.step(action.astype(np.float32))
+        require_stable(self._env.data)
         if self._env._did_see_sim_exception:
             raise FloatingPointError("the physics of Meta-World diverged")
         return Moment(

@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from robopolicy.sim.bench.guest.adapter import Adapter, Moment, Spec, package_versions, seed_everything
+from robopolicy.sim.bench.guest.adapter import (
+    Adapter,
+    Moment,
+    Spec,
+    forget_warnings,
+    package_versions,
+    require_stable,
+    seed_everything,
+)
 from robopolicy.sim.bench.guest.adapters.ogbench_cubes import CubeChooser
 from robopolicy.sim.bench.guest.pictures import Pictures
 
@@ -85,6 +93,7 @@ class OGBench(Adapter):
         self._choose(env, index % _GOALS, seed)
         # What the steps inside a reset left behind and a solver would start from.
         env._data.qacc_warmstart[:] = 0
+        forget_warnings(env._data)
         mujoco.mj_forward(env._model, env._data)
         self._goal = self._wanted()
         self._oracle: Any = None
@@ -97,6 +106,7 @@ class OGBench(Adapter):
     def step(self, action: np.ndarray) -> Moment:
         """One control step; success as the benchmark's ``info`` says."""
         _, reward, terminated, truncated, info = self._env.step(action)
+        require_stable(self._env._data)
         state, objects = self._observed()
         return Moment(state, objects, float(reward), bool(terminated), bool(truncated), bool(info["success"]))
 
