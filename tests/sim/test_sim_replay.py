@@ -170,7 +170,7 @@ def test_states_are_shown_exactly_and_need_no_physics(source, tmp_path):
         replay(blind, tmp_path / "x.zarr", mode="states")
 
     def lifted(streams):
-        streams["qpos"][:, 3] += 0.05
+        streams["qpos"][:, :3] += 0.05
 
     other = changed(source, tmp_path / "lifted.zarr", lifted)
     assert replay(other, tmp_path / "y.zarr", mode="states").counts["deviated"] == 2, (
