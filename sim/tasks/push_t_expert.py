@@ -84,7 +84,7 @@ class PushTExpert:
         self._detours = Detours(tee, tool_m + 0.004)
         self._plan: Push | None = None
         self._coin = False
-        self._next_ns = -1
+        self._next_ns: int | None = None
 
     @property
     def spec(self) -> PolicySpec:
@@ -102,7 +102,7 @@ class PushTExpert:
         """The TCP target of the next control step, and a look ahead; ``prefix`` and ``goal`` are not used."""
         seen = self._command.read(observation)
         chance = np.random.default_rng(rng)
-        if abs(seen.time_ns - self._next_ns) > 1000:
+        if self._next_ns is None or abs(seen.time_ns - self._next_ns) > 1000:
             self._plan, self._coin = None, bool(chance.integers(2))
         self._next_ns = seen.time_ns + self._step_ns
         x, y, cosine, sine = (seen.named[name] for name in self._channels())

@@ -124,6 +124,16 @@ def test_a_coin_decides_between_equal_ways():
     assert len(sides) == 1
 
 
+def test_the_expert_begins_anew_with_each_episode(env):
+    shared, outcomes = env.task.expert(env), []
+    for index in (4, 9, 2):
+        expert = env.task.expert(env)
+        alone = run_episode(env, expert, split="val", index=index, max_steps=60).outcome()
+        assert run_episode(env, shared, split="val", index=index, max_steps=60).outcome() == alone
+        outcomes.append(alone)
+    assert len({str(outcome) for outcome in outcomes}) == 3
+
+
 def test_detours_keep_clear_of_the_t():
     detours, rng = Detours(TEE, 0.012), np.random.default_rng(0)
     free = [p for p in rng.uniform(-0.15, 0.15, (60, 2)) if not detours.inside(p)]

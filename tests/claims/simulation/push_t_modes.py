@@ -34,7 +34,7 @@ from robopolicy.sim.env import Env
 
 ROBOT = "panda"
 POLICIES = ("diffusion", "behaviour_cloning")
-STARTS, EPISODES, AHEAD = 50, 100, 8
+STARTS, AHEAD = 50, 8
 MOST_BETWEEN, LEAST_BETWEEN = 0.1, 0.5
 """Share of predictions between the modes: of diffusion at most, of the control at least."""
 LEAST_GAIN = 0.2
@@ -62,11 +62,11 @@ def train(work: Path, task: str, policy: str, store: Path, steps: int, seed: int
     return run
 
 
-def evaluate(run: Path) -> dict:
+def evaluate(run: Path, episodes: int) -> dict:
     """Report on the unseen episodes."""
-    out = run / "eval"
+    out = run / f"eval_{episodes}"
     if not (out / "report.html").is_file():
-        words = (f"episodes={EPISODES}", "split=test", "workers=1", f"out={out}")
+        words = (f"episodes={episodes}", "split=test", "workers=1", f"out={out}")
         claim_run.robopolicy("eval", run, *words, log=Path(f"{run}.log"))
     return read_report(out)
 
@@ -127,15 +127,14 @@ def decisions(run: Path, task: str) -> dict:
 
 def main() -> None:
     """Run what is missing, then write the entry."""
-    options = claim_run.arguments(
-        __doc__.splitlines()[0], steps=6000, seed=0, task="push_t_detour", demonstrations=150, parallel=1
-    )
+    extra = {"steps": 6000, "seed": 0, "task": "push_t_detour", "demonstrations": 150, "episodes": 100, "parallel": 1}
+    options = claim_run.arguments(__doc__.splitlines()[0], **extra)
     work, task = options.work, options.task
     detour = task == "push_t_detour"
     store = collect(work, task, options.demonstrations)
     jobs = [partial(train, work, task, p, store, options.steps, options.seed) for p in POLICIES]
     runs = dict(zip(POLICIES, claim_run.run_all(jobs, options.parallel), strict=True))
-    jobs = [partial(evaluate, run) for run in runs.values()]
+    jobs = [partial(evaluate, run, options.episodes) for run in runs.values()]
     reports = dict(zip(POLICIES, claim_run.run_all(jobs, options.parallel), strict=True))
     first = {policy: decisions(run, task) if detour else {} for policy, run in runs.items()}
     won = {p: {e.index: e.success_at_end for e in episodes_of(reports[p])} for p in POLICIES}
