@@ -104,8 +104,7 @@ class PlayExpert(PickPlaceExpert):
                 return seen.tcp, -seen.yaw, 1.0
         if named["lamp_on"] != named["goal.lamp_on"]:
             return self._press(seen)
-        left_m = float(np.linalg.norm(seen.vector("goal_position", "xy") - cube[:2]))
-        if left_m > 0.02 or held:
+        if held or float(np.linalg.norm(seen.vector("goal_position", "xy") - cube[:2])) > 0.02:
             return self._fetch(seen, cube)
         return np.array([*seen.tcp[:2], self.motion.retreat_m]), -seen.yaw, 1.0
 

@@ -164,10 +164,10 @@ def test_a_baseline_has_nothing_to_lend():
         evaluate("null", "pick_place", embodiment="xarm7", like="panda", episodes=range(1))
 
 
-def views_of(entries):
+def views_of(entries, privileged=False):
     mixture = Mixture.open({"stores": entries})
     training, _ = mixture.split(0.0, 0)
-    return mixture, mixture.views(2, 8, form="increment", environment_state=False, roles=(), episodes=training)
+    return mixture, mixture.views(2, 8, form="increment", environment_state=privileged, roles=(), episodes=training)
 
 
 def test_robots_of_a_mixture_share_the_ranges_of_one_where_asked(tmp_path):
@@ -185,3 +185,15 @@ def test_robots_of_a_mixture_share_the_ranges_of_one_where_asked(tmp_path):
     again = {"path": str(mixture_toy.write(tmp_path / "more.zarr", UR5E, seed=8)), "like": "xarm7"}
     with pytest.raises(ConfigError, match="like several"):
         views_of([entries[0], {**entries[1], "like": "panda"}, again])
+
+
+def test_ranges_of_privileged_state_are_not_mixed_up(tmp_path):
+    names = {PANDA: ("cube.x", "goal.x"), UR5E: ("goal.x", "cube.x")}
+    entries = [
+        {"path": str(mixture_toy.write(tmp_path / f"{card.name}.zarr", card, environment=own))}
+        for card, own in names.items()
+    ]
+    entries[1]["like"] = "panda"
+    assert len(views_of(entries)[1]) == 2
+    with pytest.raises(ConfigError, match="environment_state"):
+        views_of(entries, privileged=True)
