@@ -221,7 +221,8 @@ class Executor:
         """Reference, command and verdict of a tick that follows the schedule."""
         path = self.schedule.path
         if path is not None and (self._follower is not None or not self._cartesian):
-            limiter, reference = self.limiter, np.empty(len(self.embodiment.action))
+            limiter = self.limiter
+            reference: NDArray[np.floating] = np.empty(len(self.embodiment.action))
             pull = 0.0 if self.schedule.settled(target_ns) else self.config.nullspace_gain_hz * self.tick_s
             command, verdict = limiter.apply_path(path, self._follower, target_ns, pull, reference, state, now_ns)
             return reference, command, verdict

@@ -214,7 +214,7 @@ class ChunkSchedule:
             return "stale"
         return ""
 
-    def _clean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _clean(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """Into range, rotations orthonormal; ``values`` is the caller's own."""
         if self._checks is not None:
             self._checks.clean(values)
