@@ -130,7 +130,7 @@ class Mixture:
         Raises:
             EmbodimentError: channels without a slot.
             EmbodimentMismatchError: ranges that cannot be lent, see :mod:`robopolicy.borrowed_view`.
-            ConfigError: a role that no store has, a form that does not fit a robot, or a lender of other privileged state.
+            ConfigError: a role that no store has, a form that does not fit, or a lender of other privileged state.
         """
         self._check_roles(roles)
         form = self.config.form or form
@@ -178,7 +178,7 @@ class Mixture:
             if own.environment_names != lent.environment_names:
                 raise ConfigError(
                     explain(
-                        f"'{own.embodiment.name}' has another environment_state than '{like}', whose ranges it asks for",
+                        f"'{own.embodiment.name}' has another environment_state than '{like}', which lends it ranges",
                         given=own.environment_names,
                         allowed=lent.environment_names,
                         mend="leave like out, or privileged state out of the recipe",

@@ -188,10 +188,9 @@ def test_robots_of_a_mixture_share_the_ranges_of_one_where_asked(tmp_path):
 
 
 def test_ranges_of_privileged_state_are_not_mixed_up(tmp_path):
-    names = {PANDA: ("cube.x", "goal.x"), UR5E: ("goal.x", "cube.x")}
+    names = ((PANDA, ("cube.x", "goal.x")), (UR5E, ("goal.x", "cube.x")))
     entries = [
-        {"path": str(mixture_toy.write(tmp_path / f"{card.name}.zarr", card, environment=own))}
-        for card, own in names.items()
+        {"path": str(mixture_toy.write(tmp_path / f"{card.name}.zarr", card, environment=own))} for card, own in names
     ]
     entries[1]["like"] = "panda"
     assert len(views_of(entries)[1]) == 2
