@@ -75,10 +75,9 @@ class Modalities:
     def __or__(self, other: Modalities) -> Modalities:
         """Everything that either asks for; the larger cloud."""
         return Modalities(
-            *(
-                tuple(dict.fromkeys((*getattr(self, kind), *getattr(other, kind))))
-                for kind in ("cameras", "depth", "segmentation")
-            ),
+            cameras=_union(self.cameras, other.cameras),
+            depth=_union(self.depth, other.depth),
+            segmentation=_union(self.segmentation, other.segmentation),
             point_cloud=max(self.point_cloud, other.point_cloud),
             qpos=self.qpos or other.qpos,
         )
@@ -92,6 +91,10 @@ class Modalities:
         for name in (*self.cameras, *self.depth, *self.segmentation):
             card.camera(name)
         return self
+
+
+def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
 
 
 def stack_frames(
@@ -140,7 +143,7 @@ def modality_spaces(
     )
     for key, names, channels, low, high, dtype in kinds:
         views = {name: card.camera(name) for name in names}
-        boxes = {
+        boxes: dict[str, gymnasium.Space[Any]] = {
             n: gymnasium.spaces.Box(low, high, (c.height, c.width, channels), dtype)  # type: ignore[arg-type]
             for n, c in views.items()
         }

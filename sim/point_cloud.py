@@ -23,7 +23,7 @@ MARGIN_M = 0.05
 CANDIDATES = 4
 """Farthest points are looked for among this many times P points drawn at random."""
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 Pose = tuple[Array, Array]
 
 

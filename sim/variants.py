@@ -164,8 +164,8 @@ class Variation:
         return self.variant.name != NOMINAL
 
     def seen(
-        self, joints: NDArray[np.float64], objects: NDArray[np.float32], now_ns: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        self, joints: NDArray[np.floating], objects: NDArray[np.float32], now_ns: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """Measured joints [J] and privileged state [E] as an observation shows them; a function of the instant."""
         rng, variant = generator("variant_seen", self.variant.name, *self._words, now_ns), self.variant
         joints = joints + self._joint_bias + variant.joint_noise_rad * rng.standard_normal(len(joints))

@@ -27,7 +27,7 @@ __all__ = ["CartesianImpedance"]
 POSTURE_N_M_RAD = 20.0
 """Stiffness of the null space: it only has to keep the elbow where inverse kinematics wants it."""
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 class CartesianImpedance:
