@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
@@ -156,14 +156,12 @@ class PegInsert(BaseTask):
         names = ("socket.x", "socket.y", "socket.yaw_rad", "shift.x", "shift.y", "twist_rad")
         return dict(zip(names, map(float, (*seen, yaw, *shift, twist)), strict=True))
 
-    def place(
-        self, data: mujoco.MjData, seen: Sequence[float], yaw: float, shift: Sequence[float], twist: float
-    ) -> None:
+    def place(self, data: mujoco.MjData, seen: ArrayLike, yaw: float, shift: ArrayLike, twist: float) -> None:
         """Put the seen socket at ``seen`` [2] and ``yaw``, the real one beside it, and begin the figures anew."""
-        mocap_yaw(data, self._seen, (*seen, 0.0), yaw)
-        mocap_yaw(data, self._socket, (seen[0] + shift[0], seen[1] + shift[1], 0.0), yaw + twist)
-        self._pose = (float(seen[0]), float(seen[1]), float(yaw))
-        self._hole = np.array([seen[0] + shift[0], seen[1] + shift[1]], float)
+        (x, y), self._hole = np.asarray(seen, float).tolist(), np.asarray(seen, float) + np.asarray(shift, float)
+        mocap_yaw(data, self._seen, (x, y, 0.0), yaw)
+        mocap_yaw(data, self._socket, (*self._hole.tolist(), 0.0), yaw + twist)
+        self._pose = (x, y, float(yaw))
         self._peak_n = self._depth_m = 0.0
 
     def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:

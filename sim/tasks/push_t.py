@@ -48,7 +48,7 @@ class PushT(BaseTask):
         turn_radius_m: Root of the ratio of rotational to linear resistance; 1.5 units is near that of an even pressure.
         region_lower_m, region_upper_m: [2] corners of the rectangle that the T's centre of mass is drawn from.
         yaw_rad: Largest turn between T and target at the start.
-        target: x (m), y (m), yaw (rad) of the target.
+        outline: x (m), y (m), yaw (rad) of the target.
         start_m: [2] where the stick begins.
         largest_overlap: Of T and target at the start.
         overlap: Share of the T's area that has to lie on the target.
@@ -69,7 +69,7 @@ class PushT(BaseTask):
         region_lower_m: Sequence[float] = (0.43, -0.14),
         region_upper_m: Sequence[float] = (0.57, 0.14),
         yaw_rad: float = math.pi,
-        target: Sequence[float] = (0.50, 0.0, -math.pi / 2),
+        outline: Sequence[float] = (0.50, 0.0, -math.pi / 2),
         start_m: Sequence[float] = (0.33, 0.0),
         largest_overlap: float = 0.5,
         overlap: float = 0.90,
@@ -80,7 +80,7 @@ class PushT(BaseTask):
         self.resistance_n_s_m, self.turn_radius_m = float(resistance_n_s_m), float(turn_radius_m)
         self.region_m = (np.asarray(region_lower_m, float), np.asarray(region_upper_m, float))
         self.yaw_rad = float(yaw_rad)
-        self.target = Pose(*(float(x) for x in target))
+        self.target = Pose(*(float(x) for x in outline))
         self.start_m = np.asarray(start_m, float)
         self.largest_overlap, self.overlap = float(largest_overlap), float(overlap)
         self.hold_s, self.horizon = float(hold_s), int(horizon)
@@ -147,7 +147,8 @@ class PushT(BaseTask):
         reach_m = 2.8 * self.tee.unit_m + 2 * STICK_RADIUS_M
         while True:
             turn = float(rng.uniform(-self.yaw_rad, self.yaw_rad))
-            pose = Pose(*rng.uniform(lower, upper).tolist(), self.target.yaw + turn)
+            x, y = rng.uniform(lower, upper).tolist()
+            pose = Pose(x, y, self.target.yaw + turn)
             away_m = math.hypot(pose.x - self.start_m[0], pose.y - self.start_m[1])
             if away_m > reach_m and self.tee.overlap(pose, self.target) <= self.largest_overlap:
                 break

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment
@@ -13,7 +14,7 @@ from robopolicy.errors import SimulationError, explain
 __all__ = ["hand_over"]
 
 
-def hand_over(embodiment: Embodiment, position_m: Sequence[float], yaw_rad: float = 0.0) -> Mapping[str, float]:
+def hand_over(embodiment: Embodiment, position_m: ArrayLike, yaw_rad: float = 0.0) -> Mapping[str, float]:
     """Arm joints, by name, that put the TCP at a place in the base frame, pointing straight down.
 
     Args:
@@ -33,7 +34,7 @@ def hand_over(embodiment: Embodiment, position_m: Sequence[float], yaw_rad: floa
         raise SimulationError(
             explain(
                 f"'{embodiment.name}' cannot begin there",
-                given=f"TCP at {[*map(float, position_m)]}, {solution.position_error_m:.3f} m away",
+                given=f"TCP at {np.round(position_m, 3).tolist()}, {solution.position_error_m:.3f} m away",
                 mend="choose a place within reach in the task's YAML",
             )
         )

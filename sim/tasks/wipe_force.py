@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
@@ -145,11 +145,12 @@ class WipeForce(BaseTask):
         self.place(data, place, yaw, error)
         return {"plate.x": float(place[0]), "plate.y": float(place[1]), "plate.yaw_rad": yaw, "height_error_m": error}
 
-    def place(self, data: mujoco.MjData, middle_m: Sequence[float], yaw_rad: float, error_m: float) -> None:
+    def place(self, data: mujoco.MjData, middle_m: ArrayLike, yaw_rad: float, error_m: float) -> None:
         """Put the plate's middle [2] there, the one that is met ``error_m`` higher, and begin the figures anew."""
-        mocap_yaw(data, self._seen, (*middle_m, PLATE_M), yaw_rad)
-        mocap_yaw(data, self._plate, (*middle_m, PLATE_M + error_m), yaw_rad)
-        self._pose = (float(middle_m[0]), float(middle_m[1]), float(yaw_rad))
+        x, y = np.asarray(middle_m, float).tolist()
+        mocap_yaw(data, self._seen, (x, y, PLATE_M), yaw_rad)
+        mocap_yaw(data, self._plate, (x, y, PLATE_M + error_m), yaw_rad)
+        self._pose = (x, y, float(yaw_rad))
         self._force_n = self._peak_n = self._run_s = self._best_s = 0.0
         self._wiping = False
 

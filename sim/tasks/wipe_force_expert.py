@@ -28,7 +28,7 @@ __all__ = ["WipeForceExpert"]
 
 Array = NDArray[np.floating]
 
-LIMITS = MotionLimits(speed_m_s=0.25, acceleration_m_s2=1.2, gain_hz=5.0)
+LIMITS = MotionLimits(speed_m_s=0.25, acceleration_m_s2=0.8, gain_hz=5.0)
 TOUCH_N, TOUCH_SPEED_M_S = 1.0, 0.03
 FORCE_GAIN_HZ = 4.0
 """Rate at which the force error is made good."""
