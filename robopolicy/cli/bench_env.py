@@ -78,7 +78,7 @@ def check(benchmark: Benchmark, task: str | None = None) -> int:
         env = BenchEnv(name)
         try:
             for key, version in env.process.versions.items():
-                print(f"  {key:<20}{version}")
+                print(f"  {key:<22}{version}")
             print(f"  started and made {name} in {time.perf_counter() - begin:.1f} s, {len(env.process.tasks())} tasks")
             env.reset("val", 0)
             begin, steps = time.perf_counter(), 20

@@ -231,7 +231,8 @@ class BenchmarkProcess:
         fits = reward is None or isinstance(reward, (int, float))
         if not (fits and all(isinstance(flag, bool) for flag in flags) and isinstance(metrics, dict)):
             raise self._lost("its answer to a step cannot be read", "environment_crashed")
-        return Step(state, environment, reward, *map(bool, flags), metrics=metrics)
+        terminated, truncated, success = map(bool, flags)
+        return Step(state, environment, reward, terminated, truncated, success, metrics)
 
     def expert(self) -> NDArray[np.float64]:
         """What the benchmark's own expert does now, f64 [A]."""

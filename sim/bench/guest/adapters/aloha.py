@@ -32,7 +32,8 @@ class Aloha(Adapter):
     def __init__(self) -> None:
         import gym_aloha.env
 
-        self._module, self._env = gym_aloha.env, None
+        self._module = gym_aloha.env
+        self._env: Any = None
         self._pictures: Pictures | None = None
 
     def versions(self) -> dict[str, str]:

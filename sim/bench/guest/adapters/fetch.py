@@ -49,7 +49,8 @@ class Fetch(Adapter):
         import gymnasium_robotics
 
         gymnasium.register_envs(gymnasium_robotics)
-        self._gymnasium, self._env = gymnasium, None
+        self._gymnasium = gymnasium
+        self._env: Any = None
         self._pictures: Pictures | None = None
 
     def versions(self) -> dict[str, str]:
@@ -66,7 +67,8 @@ class Fetch(Adapter):
 
         self.close()
         seed_everything(0)
-        env = self._env = self._gymnasium.make(task, disable_env_checker=True).unwrapped
+        env: Any = self._gymnasium.make(task, disable_env_checker=True).unwrapped
+        self._env = env
         env.reset(seed=0)
         self._kind = mujoco.mjtState.mjSTATE_INTEGRATION
         self._start = np.empty(mujoco.mj_stateSize(env.model, self._kind))

@@ -148,8 +148,8 @@ class OGBench(Adapter):
         self._envs.clear()
 
     def _build(self, mode: str) -> Any:
-        env = self._gymnasium.make(self._task, mode=mode, disable_env_checker=True).unwrapped
-        own = type(env)
+        env: Any = self._gymnasium.make(self._task, mode=mode, disable_env_checker=True).unwrapped
+        own: Any = type(env)
         # A reset takes steps with actions drawn from a fresh space, which nobody can seed from outside.
         drawn = {"seed": 0}
 

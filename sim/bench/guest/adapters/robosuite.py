@@ -44,7 +44,8 @@ class Robosuite(Adapter):
         import robosuite
 
         logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-        self._robosuite, self._env = robosuite, None
+        self._robosuite = robosuite
+        self._env: Any = None
         self._pictures: Pictures | None = None
 
     def versions(self) -> dict[str, str]:
@@ -105,7 +106,7 @@ class Robosuite(Adapter):
     def _build(self, seed: int) -> dict[str, Any]:
         self.close()
         seed_everything(seed)
-        self._env: Any = self._robosuite.make(
+        self._env = self._robosuite.make(
             self._task,
             robots="Panda",
             has_renderer=False,
