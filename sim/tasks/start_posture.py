@@ -28,13 +28,14 @@ def hand_over(embodiment: Embodiment, position_m: ArrayLike, yaw_rad: float = 0.
     part = RobotKinematics(embodiment).part()
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)
     down = np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
+    target = np.asarray(position_m, float)
     home = embodiment.home_position[part.joints]
-    solution = part.kinematics.solve(home, np.asarray(position_m, float), down, iterations=200)
+    solution = part.kinematics.solve(home, target, down, iterations=200)
     if not solution.converged:
         raise SimulationError(
             explain(
                 f"'{embodiment.name}' cannot begin there",
-                given=f"TCP at {np.round(position_m, 3).tolist()}, {solution.position_error_m:.3f} m away",
+                given=f"TCP at {target.round(3).tolist()}, {solution.position_error_m:.3f} m away",
                 mend="choose a place within reach in the task's YAML",
             )
         )
