@@ -52,8 +52,8 @@ DERIVED_SPACES = ("joint_delta", "joint_velocity", "ee_delta", "ee_stiffness")
 
 STATE_SPACES = ("joint_position", "ee_pose", "custom")
 ACTION_REFERENCES = ("absolute", "delta", "commanded", "normalised")
-"""``absolute`` targets, ``delta`` from the measured state of the row, steps or rates from what was ``commanded`` last, or
-``normalised`` by a rule that is not known."""
+"""``absolute`` targets, ``delta`` from the measured state of the row, steps or rates from what was ``commanded`` last,
+or ``normalised`` by a rule that is not known."""
 
 
 @dataclass(frozen=True)

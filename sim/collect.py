@@ -141,9 +141,7 @@ def collect(
         return Collected(Path(out), store.num_episodes, store.num_steps, tried, failed)
 
 
-def _open(
-    path: Path, job: _Job, codec: str, settings: dict[str, Any], extra: Mapping[str, StreamSpec]
-) -> EpisodeStore:
+def _open(path: Path, job: _Job, codec: str, settings: dict[str, Any], extra: Mapping[str, StreamSpec]) -> EpisodeStore:
     task, card, cameras = job.task, job.embodiment, job.recording.cameras
     if not path.exists() or not any(path.iterdir()):
         return EpisodeStore.create(

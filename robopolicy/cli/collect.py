@@ -38,9 +38,7 @@ class CollectConfig:
     """Keys of ``robopolicy collect``."""
 
     task: str = setting("what to do; robopolicy list tasks", registry="task")
-    embodiment: str | None = setting(
-        "with which robot; null: panda, or that of the benchmark"
-    )
+    embodiment: str | None = setting("with which robot; null: panda, or that of the benchmark")
     out: str = setting("store to write; one of the same settings is continued")
     episodes: int = setting("successful demonstrations wanted in the store", ge=1)
     cameras: tuple[str, ...] = setting("cameras to record; none for policies that read state only")

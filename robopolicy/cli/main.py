@@ -18,7 +18,21 @@ from robopolicy.errors import CommandError, RobopolicyError, explain, suggest
 
 __all__ = ["help_of", "main", "verbs"]
 
-ORDER = ("demo", "collect", "replay", "data", "train", "eval", "compare", "suite", "deploy", "bench-env", "claims", "doctor", "list")
+ORDER = (
+    "demo",
+    "collect",
+    "replay",
+    "data",
+    "train",
+    "eval",
+    "compare",
+    "suite",
+    "deploy",
+    "bench-env",
+    "claims",
+    "doctor",
+    "list",
+)
 """How verbs are shown; any other follows in alphabetical order."""
 
 

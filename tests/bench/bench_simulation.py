@@ -1,6 +1,6 @@
 """How fast simulation runs: environment against a bare loop of mj_step, pictures, workers.
 
-    python tests/bench/bench_simulation.py --out docs/results [--only state,frames,workers] [--pairs pick_place:panda,...]
+    python tests/bench/bench_simulation.py --out docs/results [--only state,frames,workers]
 
 Wants a quiet machine, about three minutes. Rates are per second of CPU, interleaved in one run; those of workers per
 second of the clock, because that is what a second process is for.
@@ -132,7 +132,7 @@ def state(pairs: list[str], rounds: int, command: str) -> ClaimResult:
     lowest = min(ratios, key=lambda each: float(np.median(each)))
     control = in_python(pairs[0])
     return ClaimResult(
-        claim="A step of the state environment costs little more than its physics: 0.8 of a bare mj_step loop or faster",
+        claim="The state environment steps at 0.8 times the speed of a bare loop of mj_step or faster",
         source="reference figures of the simulation suite",
         command=command,
         commit=claim_run.commit(),
