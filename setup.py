@@ -5,9 +5,10 @@ as ``robopolicy.data``, ``robopolicy.sim``, ``robopolicy.deploy`` and ``robopoli
 the only place that knows this.
 """
 
+import os
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOTS = {
     "robopolicy": "robopolicy",
@@ -32,12 +33,22 @@ def packages_and_folders() -> dict[str, str]:
 
 PACKAGES = packages_and_folders()
 
+# Optional: without a C compiler the Python modules beside it do the same work. Contraction to fused operations is off,
+# so that both round alike.
+NATIVE = Extension(
+    "robopolicy.control._native",
+    ["robopolicy/control/_native.c"],
+    extra_compile_args=["-O2", "-ffp-contract=off"] if os.name == "posix" else [],
+    optional=True,
+)
+
 setup(
+    ext_modules=[NATIVE],
     packages=sorted(PACKAGES),
     package_dir=PACKAGES,
     include_package_data=False,  # only what stands below: the folders of YAML are data, not packages
     package_data={
-        "robopolicy": ["py.typed"],
+        "robopolicy": ["py.typed", "control/*.pyi"],
         "robopolicy.configs": ["**/*.yaml"],
         "robopolicy.sim": ["**/*.xml"],
     },

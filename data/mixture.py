@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.borrowed_view import borrow_view
 from robopolicy.data.files import lasting_path
 from robopolicy.data.mixture_config import MemberConfig, MixtureConfig, read_mixture
 from robopolicy.data.mixture_order import shares
@@ -86,6 +88,8 @@ class Mixture:
         described = to_dict(self.config)
         for entry, store in zip(described["stores"], self.stores, strict=True):
             entry["path"] = store.content_hash
+            if entry["like"] is None:  # so that the hash of a mixture without it stays what it was
+                del entry["like"]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -114,7 +118,7 @@ class Mixture:
         roles: Sequence[str],
         episodes: Sequence[NDArray[np.int64]],
     ) -> list[EmbodimentView]:
-        """One view per embodiment, its ranges from its own stores and nothing else.
+        """One view per embodiment, its ranges from its own stores, or those of the robot that ``like`` names.
 
         Args:
             observation_horizon, prediction_horizon: To, Tp.
@@ -125,7 +129,8 @@ class Mixture:
 
         Raises:
             EmbodimentError: channels without a slot.
-            ConfigError: a role that no store has, or a form that does not fit a robot.
+            EmbodimentMismatchError: ranges that cannot be lent, see :mod:`robopolicy.borrowed_view`.
+            ConfigError: a role that no store has, a form that does not fit, or a lender of other privileged state.
         """
         self._check_roles(roles)
         form = self.config.form or form
@@ -157,7 +162,30 @@ class Mixture:
                     task=self.stores[own[0]].task,
                 )
             )
-        return found
+        return self._lend(found)
+
+    def _lend(self, views: list[EmbodimentView]) -> list[EmbodimentView]:
+        """The views with the ranges of others where a store asks for them."""
+        asked: dict[int, str] = {}
+        for member, settings in zip(self.members, self.config.stores, strict=True):
+            if settings.like is not None and asked.setdefault(member, settings.like) != settings.like:
+                given = asked[member], settings.like
+                raise ConfigError(explain("stores of one embodiment like several", given=given))
+        lenders = [view for index, view in enumerate(views) if index not in asked]
+        for index, like in asked.items():
+            own = views[index]
+            _, lent = borrow_view(lenders, own.embodiment, like, where="the mixture")
+            if own.environment_names != lent.environment_names:
+                raise ConfigError(
+                    explain(
+                        f"'{own.embodiment.name}' has another environment_state than '{like}', which lends it ranges",
+                        given=own.environment_names,
+                        allowed=lent.environment_names,
+                        mend="leave like out, or privileged state out of the recipe",
+                    )
+                )
+            views[index] = replace(own, normalizer=lent.normalizer)
+        return views
 
     def image_size(self, roles: Sequence[str]) -> tuple[int, int]:
         """(height, width) of every camera slot: as configured, or that of the first camera of the first store."""

@@ -29,6 +29,10 @@ class MemberConfig:
     slots: dict[str, str] = field(
         default_factory=dict, metadata={"help": "channel -> slot, where the card does not tell it"}
     )
+    like: str | None = setting(
+        "robot of another store whose ranges its robot uses, so that both speak of the same numbers; null: its own",
+        default=None,
+    )
     leave_out_unknown: bool = setting("leave channels without a slot out instead of refusing them", default=False)
 
 

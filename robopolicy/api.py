@@ -37,6 +37,7 @@ def load_policy(
     device: str = "auto",
     weights: str = "ema",
     embodiment: str | Embodiment | None = None,
+    like: str | None = None,
 ) -> Policy:
     """Rebuild a trained policy from a run or checkpoint directory, ready for ``act``.
 
@@ -45,6 +46,7 @@ def load_policy(
         device: ``auto`` or a torch device.
         weights: ``ema`` (the averaged ones, to be run) or ``raw``.
         embodiment: Which robot, for a policy of several; name, content hash or card.
+        like: Which of its robots lends its ranges to one that it was not trained for.
 
     Raises:
         EmbodimentMismatchError: not trained for that robot, or for several and none is named.
@@ -52,7 +54,7 @@ def load_policy(
     """
     from robopolicy.policies.loading import load_policy as load
 
-    return load(Path(path), device=device, weights=weights, embodiment=embodiment)
+    return load(Path(path), device=device, weights=weights, embodiment=embodiment, like=like)
 
 
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:

@@ -7,18 +7,19 @@ validation rollouts go through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robopolicy.errors import ConfigError, explain
-from robopolicy.registry import registry
-from robopolicy.subject import PolicyObject, Subject, find_subject
+from robopolicy.errors import ConfigError, SimulationError, explain
+from robopolicy.registry import benchmark_task, registry
+from robopolicy.subject import EXPERT, CheckpointPolicy, PolicyObject, Subject, find_subject
 
 if TYPE_CHECKING:
     from robopolicy.control.config import ControlConfig
     from robopolicy.embodiment import Embodiment
     from robopolicy.evaluation.result import EpisodeResult
+    from robopolicy.evaluation.sequential import StopRule
     from robopolicy.protocols import Policy
 
 __all__ = ["ValidationRollout", "evaluate"]
@@ -31,12 +32,19 @@ def evaluate(
     task: str | None = None,
     *,
     embodiment: str | Embodiment | None = None,
+    like: str | None = None,
     episodes: Iterable[int] = range(100),
     split: str = "test",
+    variant: str | Sequence[str] = "nominal",
     workers: int = 1,
+    inference: str = "auto",
+    inference_batch: int = 8,
     latency_ms: Latency | Sequence[float] = 0.0,
     control: ControlConfig | None = None,
+    continue_after_success_s: float = 0.0,
+    stop: StopRule | None = None,
     videos: int = 0,
+    film: str = "first",
     out: str | Path | None = None,
     overwrite: bool = False,
     command: str | None = None,
@@ -45,56 +53,84 @@ def evaluate(
     """Roll a policy out on unseen episodes and report.
 
     Args:
-        policy: See :func:`~robopolicy.subject.find_subject`; a policy object runs in this process, without workers.
+        policy: See :func:`~robopolicy.subject.find_subject`; a policy object stays in this process.
         task: Registry name; by default the task it was trained on.
         embodiment: Name or card; by default the one it was made for. A policy of several has to be told.
+        like: Of a policy of several robots: the one that lends its ranges to ``embodiment``, which it was not trained
+            for (zero-shot). The report says so.
         episodes: Indices of the split.
         split: ``test``, ``val`` or ``train``.
+        variant: Of the simulation; a list is a robustness table over the same episodes.
         workers: Processes; results do not depend on it.
+        inference: ``worker``: each worker holds the policy; ``shared``: this process holds it and answers all workers
+            in batches; ``auto``: shared on CUDA devices. The two differ in the last bits.
+        inference_batch: Rows of every pass of a shared policy.
         latency_ms: From observation to chunk; a list is a sweep over the same episodes.
         control: Settings of the executor.
-        videos: How many of the first episodes are filmed (needs ``out``).
+        continue_after_success_s: How long an episode goes on after its first success.
+        stop: Ends the evaluation once it decides; the report says after how many episodes.
+        videos: How many episodes are filmed (needs ``out``).
+        film: ``first``: the first episodes; ``failures``: the first that fail, which are run once more for it.
         out: Folder for report.json and report.html; without it nothing is written.
         overwrite: Replace a report of something else.
         command: Kept in the report.
         progress: Called with each result.
 
     Returns:
-        The content of report.json. Of a sweep, the episodes are those of the lowest latency.
+        The content of report.json. Of a sweep, the episodes are those of the lowest latency and the first variant.
 
     Raises:
-        ConfigError: something needed is not known, or an empty sweep.
+        ConfigError: something needed is not known, or settings that exclude each other.
         EmbodimentMismatchError: the policy was made for another embodiment.
         DataError: ``out`` holds a report of something else.
     """
     from robopolicy.evaluation.report import build_report, check_out, write_report
-    from robopolicy.evaluation.sweep import latency_sweep
+    from robopolicy.evaluation.sweep import latency_sweep, variant_table
 
-    subject = (policy if isinstance(policy, Subject) else find_subject(policy)).of(embodiment)
-    task, card = _task_of(subject, task), _card_of(subject, embodiment)
+    subject = (policy if isinstance(policy, Subject) else find_subject(policy)).of(embodiment, like)
+    task = _task_of(subject, task)
+    card = _card_of(subject, embodiment, task)
     indices = sorted(set(episodes))
-    points = _latencies(latency_ms)
-    header = _header(subject, task, card, split, indices, points, control, command)
+    points, variants = _latencies(latency_ms), _variants(variant)
+    _check_choices(film, stop, len(points) + len(variants))
+    run = _Rollouts(
+        subject=subject,
+        task=task,
+        card=card,
+        split=split,
+        workers=workers,
+        inference=_inference(subject, inference, workers),
+        inference_batch=inference_batch,
+        control=control,
+        continue_after_success_s=continue_after_success_s,
+        progress=progress,
+    )
+    header = _header(run, indices, points, variants, command)
     if out is not None:
         check_out(out, header, overwrite=overwrite)
-    runs: dict[Any, list[EpisodeResult]] = {}
-    for number, latency in enumerate(points):
-        runs[number] = _run(
-            subject,
-            task,
-            card,
-            indices,
-            split=split,
-            workers=workers,
-            latency=latency,
-            control=control,
-            films=(Path(out) / "videos", indices[:videos]) if out is not None and videos and not number else None,
-            progress=progress,
-        )
-    sweep = latency_sweep({points[n]: results for n, results in runs.items()}) if len(points) > 1 else None
+    if stop is not None:
+        stop.require([(task, card.name, split, index) for index in indices])
+    if benchmark_task(task) is not None:
+        from robopolicy.sim.bench.dispatch import simulation_versions
+
+        header["extra"]["versions"] = simulation_versions(task)
+    folder = Path(out) / "videos" if out is not None and videos else None
+    films = (folder, indices[:videos]) if folder is not None and film == "first" else None
+    results = run(indices, points[0], variants[0], films=films, until=stop)
+    header["extra"]["inference"] = run.told[0] if run.told else "one at a time"
+    sweep = {points[0]: results} | {latency: run(indices, latency, variants[0]) for latency in points[1:]}
+    table = {variants[0]: results} | {name: run(indices, points[0], name) for name in variants[1:]}
+    more: dict[str, Any] = {"variants": variant_table(table) if len(table) > 1 else None}
+    if stop is not None:
+        header["episodes"] = [result.index for result in results]
+        used = {"used": len(results), "planned": len(indices), "against": stop.source}
+        more["sequential"] = {**stop.state(results), **used}
+    if folder is not None and film == "failures":
+        results, more["films"] = run.film_failures(results, videos, folder, points[0], variants[0])
+    curve = latency_sweep(sweep) if len(sweep) > 1 else None
     if out is None:
-        return build_report(runs[0], header, sweep=sweep)
-    return write_report(out, runs[0], header, sweep=sweep, overwrite=overwrite)
+        return build_report(results, header, sweep=curve, more=more)
+    return write_report(out, results, header, sweep=curve, more=more, overwrite=overwrite)
 
 
 @dataclass
@@ -128,13 +164,12 @@ class ValidationRollout:
     def _of(self, policy: Policy) -> dict[str, float]:
         import torch
 
-        from robopolicy.sim.env import Env
-        from robopolicy.sim.episode import run_episode
+        from robopolicy.sim.bench.dispatch import simulate
 
         card = policy.spec.embodiment
         if card.hash not in self._envs:
-            self._envs[card.hash] = Env(self.task, card, split="val")
-        env = self._envs[card.hash]
+            self._envs[card.hash] = simulate(self.task, card, split="val")
+        env, run_episode = self._envs[card.hash]
         # One observation at a time is too little work to share: further threads would only wait for each other.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -142,52 +177,109 @@ class ValidationRollout:
             results = [run_episode(env, policy, split="val", index=i) for i in range(self.episodes)]
         finally:
             torch.set_num_threads(threads)
+        results = [r for r in results if not r.lost]
+        if not results:
+            raise SimulationError(explain("every validation episode was lost", given=self.task))
         succeeded = sum(r.success_at_end for r in results)
         length = sum(r.length for r in results)
-        return {"rollout_success": succeeded / self.episodes, "rollout_length": length / self.episodes}
+        return {"rollout_success": succeeded / len(results), "rollout_length": length / len(results)}
 
 
-def _run(
-    subject: Subject,
-    task: str,
-    card: Embodiment,
-    indices: list[int],
-    *,
-    split: str,
-    workers: int,
-    latency: Latency,
-    control: ControlConfig | None,
-    films: tuple[Path, list[int]] | None,
-    progress: Callable[[EpisodeResult], None] | None,
-) -> list[EpisodeResult]:
-    from robopolicy.control.latency import LatencyModel
-    from robopolicy.sim.episode import run_episode
-    from robopolicy.sim.rollout import rollout
+@dataclass(frozen=True, kw_only=True)
+class _Rollouts:
+    """What all rollouts of one evaluation share; calling it runs episodes at one latency in one variant."""
 
-    if not isinstance(subject.factory, PolicyObject):
+    subject: Subject
+    task: str
+    card: Embodiment
+    split: str
+    workers: int
+    inference: str
+    inference_batch: int
+    control: ControlConfig | None
+    continue_after_success_s: float
+    progress: Callable[[EpisodeResult], None] | None
+    told: list[str] = field(default_factory=list)
+
+    def __call__(
+        self,
+        indices: Iterable[int],
+        latency: Latency,
+        variant: str,
+        *,
+        films: tuple[Path, list[int]] | None = None,
+        until: Callable[[Sequence[EpisodeResult]], bool] | None = None,
+    ) -> list[EpisodeResult]:
+        from robopolicy.sim.rollout import rollout
+
         return rollout(
-            subject.factory,
-            task=task,
-            embodiment=card,
-            split=split,
+            self.subject.factory,
+            task=self.task,
+            embodiment=self.card,
+            split=self.split,
             episodes=indices,
-            workers=workers,
+            workers=self.workers,
+            inference=self.inference,
+            inference_batch=self.inference_batch,
+            variant=variant,
             latency=latency,
-            control=control,
+            control=self.control,
+            continue_after_success_s=self.continue_after_success_s,
             video_dir=films[0] if films else None,
             videos=films[1] if films else (),
-            progress=progress,
+            progress=self.progress,
+            until=until,
+            served=self.told.append,
         )
-    from robopolicy.sim.env import Env
 
-    env, model = Env(task, card, split=split, control=control), LatencyModel.from_config(latency)
-    policy, results = subject.factory(env), []
-    for index in indices:
-        results.append(run_episode(env, policy, split=split, index=index, control_latency=model))
-        if progress is not None:
-            progress(results[-1])
-    env.close()
-    return results
+    def film_failures(
+        self, results: list[EpisodeResult], count: int, folder: Path, latency: Latency, variant: str
+    ) -> tuple[list[EpisodeResult], dict[str, Any]]:
+        """Run the first failures again with a camera; an episode is a function of its index, and that is checked.
+
+        Returns:
+            The results with the places of the films, and which episodes were filmed and which ended otherwise.
+        """
+        chosen = [result.index for result in results if not result.success_at_end and not result.lost][:count]
+        again = replace(self, progress=None)(chosen, latency, variant, films=(folder, chosen)) if chosen else []
+        filmed = {result.index: result for result in again}
+        first = {result.index: result for result in results}
+        differing = [index for index in chosen if filmed[index].outcome() != first[index].outcome()]
+        shown = [replace(r, video=filmed[r.index].video) if r.index in filmed else r for r in results]
+        return shown, {"of": "failures", "episodes": chosen, "differing": differing}
+
+
+def _inference(subject: Subject, wanted: str, workers: int) -> str:
+    """How the policy is run: ``worker``, ``shared`` or ``here``."""
+    if wanted not in ("auto", "worker", "shared"):
+        raise ConfigError(explain("unknown kind of inference", given=wanted, allowed=("auto", "worker", "shared")))
+    factory = subject.factory
+    if isinstance(factory, PolicyObject):
+        if wanted == "worker":
+            raise ConfigError(explain("a policy object cannot be sent to workers", mend="inference=shared"))
+        return "shared" if wanted == "shared" else "here"
+    if wanted == "shared" and subject.name == EXPERT:
+        what = "an expert sees the simulation that it is in, so it cannot be shared"
+        raise ConfigError(explain(what, mend="inference=worker"))
+    if wanted == "auto":
+        return "shared" if isinstance(factory, CheckpointPolicy) and factory.on_gpu() else "worker"
+    return wanted
+
+
+def _check_choices(film: str, stop: StopRule | None, points: int) -> None:
+    if film not in ("first", "failures"):
+        raise ConfigError(explain("unknown choice of films", given=film, allowed=("first", "failures")))
+    if stop is not None and points > 2:
+        mend = "give one latency and one variant, or leave stop out"
+        raise ConfigError(explain("a sweep cannot be stopped by a sequential test", mend=mend))
+
+
+def _variants(variant: str | Sequence[str]) -> list[str]:
+    names = [variant] if isinstance(variant, str) else list(variant)
+    if not names or len(set(names)) != len(names):
+        mend = "give different names, for example variant=[nominal,shifted,heavy]"
+        raise ConfigError(explain("at least one variant is needed, each once", given=names, mend=mend))
+    return names
 
 
 def _task_of(subject: Subject, task: str | None) -> str:
@@ -197,13 +289,17 @@ def _task_of(subject: Subject, task: str | None) -> str:
         raise ConfigError(
             explain(f"'{subject.name}' does not say for which task", allowed=names, mend="give task=NAME")
         )
-    registry("task").path(chosen)
+    benchmark_task(chosen)  # refuses what is not known
     return chosen
 
 
-def _card_of(subject: Subject, embodiment: str | Embodiment | None) -> Embodiment:
+def _card_of(subject: Subject, embodiment: str | Embodiment | None, task: str) -> Embodiment:
     from robopolicy.embodiment import load_embodiment
 
+    if embodiment is None and subject.embodiment is None and benchmark_task(task) is not None:
+        from robopolicy.sim.bench.dispatch import default_embodiment
+
+        embodiment = default_embodiment(task)
     if embodiment is None:
         if subject.embodiment is None:
             names = registry("embodiment").names()
@@ -225,29 +321,31 @@ def _latencies(latency_ms: Latency | Sequence[float]) -> list[Any]:
 
 
 def _header(
-    subject: Subject,
-    task: str,
-    card: Embodiment,
-    split: str,
-    indices: list[int],
-    points: list[Any],
-    control: ControlConfig | None,
-    command: str | None,
+    run: _Rollouts, indices: list[int], points: list[Any], variants: list[str], command: str | None
 ) -> dict[str, Any]:
     from robopolicy.control.config import ControlConfig
     from robopolicy.schema import to_dict
 
+    subject = run.subject
+    control = {**to_dict(run.control or ControlConfig()), "latency_ms": points[0]}
+    if run.continue_after_success_s:
+        control["continue_after_success_s"] = run.continue_after_success_s
     return {
-        "task": task,
-        "embodiment": card.name,
+        "task": run.task,
+        "embodiment": run.card.name,
         "policy": subject.name,
-        "split": split,
-        "embodiment_hash": card.hash,
+        "split": run.split,
+        "variant": variants[0],
+        "embodiment_hash": run.card.hash,
         "checkpoint": subject.checkpoint,
         "checkpoint_hash": subject.checkpoint_hash,
         "episodes": indices,
         "command": command,
         "seeds": dict(subject.seeds),
-        "control": {**to_dict(control or ControlConfig()), "latency_ms": points[0]},
-        "extra": {"weights": getattr(subject.factory, "weights", None)},
+        "control": control,
+        "extra": {
+            "weights": getattr(subject.factory, "weights", None),
+            "checkpoint_choice": subject.choice,
+            **({"like": like} if (like := getattr(subject.factory, "like", None)) else {}),
+        },
     }

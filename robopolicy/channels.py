@@ -107,6 +107,8 @@ class ChannelGroup:
                     mend="; ".join(filter(None, (suggest(n, self.names) for n in sorted(unknown)))) or None,
                 )
             )
+        if not self.channels:
+            return np.zeros(0)
         return np.stack([np.asarray(values[n], dtype=float) for n in self.names], axis=-1)
 
     def unpack(self, vector: Any) -> dict[str, NDArray[np.float64]]:

@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from robopolicy.channels import Channel, ChannelGroup
 from robopolicy.errors import EmbodimentError, EmbodimentMismatchError, explain, suggest
 from robopolicy.registry import registry
-from robopolicy.robot_parts import EE_CHANNELS, Arm, Camera, ChainLink
+from robopolicy.robot_parts import EE_CHANNELS, Arm, Camera, ChainLink, ee_delta_channels, joint_rate_channels
 
 __all__ = [
     "ACTION_REFERENCES",
     "ACTION_SPACES",
+    "DERIVED_SPACES",
     "EE_CHANNELS",
     "STATE_SPACES",
     "Arm",
@@ -42,10 +43,17 @@ __all__ = [
     "load_embodiment",
 ]
 
-ACTION_SPACES = ("joint_position", "joint_delta", "ee_pose", "ee_delta", "custom")
+ACTION_SPACES = (
+    *("joint_position", "joint_delta", "joint_velocity", "ee_pose", "ee_delta", "ee_stiffness"),
+    "custom",
+)
+DERIVED_SPACES = ("joint_delta", "joint_velocity", "ee_delta", "ee_stiffness")
+"""Action spaces that a controller turns into targets of the robot's own; their channels may be listed in the card."""
+
 STATE_SPACES = ("joint_position", "ee_pose", "custom")
-ACTION_REFERENCES = ("absolute", "delta", "normalised")
-"""``absolute`` targets, ``delta`` from the measured state of the row, or ``normalised`` by a rule that is not known."""
+ACTION_REFERENCES = ("absolute", "delta", "commanded", "normalised")
+"""``absolute`` targets, ``delta`` from the measured state of the row, steps or rates from what was ``commanded`` last,
+or ``normalised`` by a rule that is not known."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,8 @@ class Embodiment:
         if self.home:
             self.joints.pack(self.home)
         for kind in ("state", "action"):
-            if (getattr(self, f"{kind}_space") == "custom") != (getattr(self, f"custom_{kind}") is not None):
+            space, listed = getattr(self, f"{kind}_space"), getattr(self, f"custom_{kind}") is not None
+            if (space == "custom") != listed and not (listed and space in DERIVED_SPACES):
                 raise EmbodimentError(
                     explain(f"{kind}_space 'custom' and a list of {kind} channels belong together", given=self.name)
                 )
@@ -131,13 +140,14 @@ class Embodiment:
     @cached_property
     def action(self) -> ChannelGroup:
         """Channels of the policy's action, derived from ``action_space``."""
-        if self.action_space in ("joint_delta", "ee_delta"):
+        if self.custom_action is None and self.action_space in ("joint_delta", "joint_velocity"):
+            word = self.action_space.removeprefix("joint_")
+            return joint_rate_channels(self.joints, self.arms, self.control_dt_s, word)
+        if self.custom_action is None and self.action_space == "ee_delta":
+            return ee_delta_channels(self.arm(), self.joints, self.control_dt_s)
+        if self.custom_action is None and self.action_space == "ee_stiffness":
             raise EmbodimentError(
-                explain(
-                    f"action_space '{self.action_space}' has no channels yet",
-                    allowed=("ee_pose", "joint_position", "custom"),
-                    mend="store absolute targets",
-                )
+                explain(f"'{self.name}': ee_stiffness needs a list of channels", mend="give custom_action in the card")
             )
         return self._space(self.action_space, self.custom_action)
 
@@ -353,7 +363,7 @@ class Embodiment:
 
 
 def load_embodiment(name_or_path: str | Path) -> Embodiment:
-    """Read a card by registry name, or from a YAML file.
+    """Read a card by registry name, or from a YAML file; ``panda@ee_delta`` is a robot's card under a controller.
 
     Raises:
         UnknownNameError: no such name.
@@ -362,7 +372,13 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return Embodiment.from_dict(yaml.safe_load(path.read_text()))
-    return Embodiment.from_dict(registry("embodiment").config(str(name_or_path)))
+    base, _, controller = str(name_or_path).partition("@")
+    card = Embodiment.from_dict(registry("embodiment").config(base))
+    if not controller:
+        return card
+    parameters = {k: v for k, v in registry("controller").config(controller).items() if k != "target"}
+    derived: Embodiment = registry("controller").load(controller)(card, **parameters).card
+    return derived
 
 
 def _channel(channel: Channel) -> dict[str, Any]:

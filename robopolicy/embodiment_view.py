@@ -259,6 +259,7 @@ def find_view(views: Sequence[EmbodimentView], embodiment: str | Embodiment | No
             f"{where} {what}",
             given=given,
             allowed=shown,
-            mend=suggest(given, names) or "train on a mixture that holds its data, or choose one of those",
+            mend=suggest(given, names)
+            or "train on a mixture that holds its data, choose one of those, or lend it the ranges of one: like=NAME",
         )
     )

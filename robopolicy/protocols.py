@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -11,7 +12,7 @@ import numpy as np
 from robopolicy.embodiment import Embodiment
 from robopolicy.types import ActionChunk, Batch, Losses, Observation, RobotState, Setpoint
 
-__all__ = ["Policy", "PolicySpec", "RobotDriver", "TrainablePolicy"]
+__all__ = ["BatchPolicy", "Policy", "PolicySpec", "RobotDriver", "TrainablePolicy"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class PolicySpec:
         state: Whether it reads proprioception.
         environment_state: Width E of the privileged state it reads, 0 for none.
         cameras: Names of the cameras it reads.
+        depth: Cameras whose depth it reads.
+        sensors: Sensor histories that it reads (``wrench``, ``touch``).
+        point_cloud: Points per observation that it reads, 0 for none.
+        goal: Width G of the goal vector that it reads, 0 for none.
     """
 
     embodiment: Embodiment
@@ -35,6 +40,10 @@ class PolicySpec:
     state: bool = True
     environment_state: int = 0
     cameras: tuple[str, ...] = ()
+    depth: tuple[str, ...] = ()
+    sensors: tuple[str, ...] = ()
+    point_cloud: int = 0
+    goal: int = 0
 
 
 @runtime_checkable
@@ -64,6 +73,22 @@ class Policy(Protocol):
 
         Returns:
             values [Tp-To+1, A] in physical units, ``t0_ns = observation.time_ns[-1]``.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchPolicy(Policy, Protocol):
+    """A policy that can answer several observations in one pass."""
+
+    def act_batch(
+        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
+    ) -> list[ActionChunk]:
+        """One chunk per observation, each from its own randomness; of a batch of one the same as :meth:`act`.
+
+        Args:
+            observations: B of them, each the last To control steps of some robot.
+            rngs: B seeds or generators; row b draws from ``rngs[b]`` alone.
         """
         ...
 

@@ -20,9 +20,9 @@ import yaml
 
 from robopolicy.errors import ConfigError, UnknownNameError, explain, suggest
 
-__all__ = ["GROUPS", "Registry", "config_roots", "load_target", "registry"]
+__all__ = ["GROUPS", "Registry", "benchmark_task", "config_roots", "load_target", "registry"]
 
-GROUPS = ("policy", "task", "embodiment", "robot", "format", "recipe")
+GROUPS = ("policy", "task", "benchmark", "embodiment", "controller", "variant", "robot", "format", "recipe")
 """Config groups that are listed by ``robopolicy list``."""
 
 
@@ -114,3 +114,22 @@ class Registry:
 def registry(group: str) -> Registry:
     """The registry of one group (``policy``, ``task``, ...)."""
     return Registry(group)
+
+
+def benchmark_task(task: str) -> tuple[str, str] | None:
+    """``metaworld/reach-v3`` as (benchmark, its own name of the task); None for a task of this project.
+
+    Raises:
+        UnknownNameError: neither a task nor ``<benchmark>/<task>``.
+    """
+    names = registry("task").names()
+    benchmark, slash, inner = task.partition("/")
+    if task in names:
+        return None
+    known = registry("benchmark").names()
+    if slash and inner and benchmark in known:
+        return benchmark, inner
+    allowed = [*names, *(f"{name}/<task>" for name in known)]
+    raise UnknownNameError(
+        explain("no task of that name", given=repr(task), allowed=allowed, mend=suggest(task, names))
+    )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.channels import Channel
+from robopolicy.channels import Channel, ChannelGroup
 
-__all__ = ["EE_CHANNELS", "Arm", "Camera", "ChainLink"]
+__all__ = ["EE_CHANNELS", "Arm", "Camera", "ChainLink", "ee_delta_channels", "joint_rate_channels"]
 
 EE_CHANNELS = (*(f"ee_position.{a}" for a in "xyz"), *(f"ee_rotation.{i}" for i in range(6)))
 """TCP pose in the robot's base frame: metres, then the first two columns of the rotation matrix."""
@@ -99,3 +99,47 @@ class Camera:
         """[3, 3] matrix K in pixels, square pixels, principal point in the centre."""
         focal = 0.5 * self.height / np.tan(np.deg2rad(self.fovy_deg) / 2)
         return np.array([[focal, 0, self.width / 2], [0, focal, self.height / 2], [0, 0, 1.0]])
+
+
+def joint_rate_channels(joints: ChannelGroup, arms: tuple[Arm, ...], dt_s: float, word: str) -> ChannelGroup:
+    """Channels of joints commanded by steps or velocities; grippers stay what they are, absolute.
+
+    Args:
+        joints: Command channels of the robot.
+        arms: Tell which of them are grippers.
+        dt_s: Seconds of one step.
+        word: ``delta`` (``delta.joint1``, rad per step) or ``velocity`` (``velocity.joint1``, rad/s).
+
+    Returns:
+        As many channels as joints, in their order; bounds are the joints' velocity limits.
+    """
+    grippers = {arm.gripper for arm in arms}
+    channels = []
+    for joint in joints.channels:
+        if joint.name in grippers:
+            channels.append(joint)
+            continue
+        # a joint without a velocity limit may cross its range in a second
+        fastest = joint.max_velocity if np.isfinite(joint.max_velocity) else joint.upper - joint.lower
+        most = fastest * (dt_s if word == "delta" else 1.0)
+        unit = joint.unit if word == "delta" else f"{joint.unit}/s"
+        channels.append(Channel(f"{word}.{joint.name}", unit, -most, most))
+    return ChannelGroup(tuple(channels))
+
+
+def ee_delta_channels(
+    arm: Arm, joints: ChannelGroup, dt_s: float, *, speed_m_s: float = 1.0, turn_rad_s: float = 2.5
+) -> ChannelGroup:
+    """Channels of a TCP commanded by steps: position (m) and rotation vector (rad) about the axes of the base.
+
+    Args:
+        arm: Gives the prefix and the gripper or hand, which stays absolute.
+        joints: Command channels of the robot.
+        dt_s: Seconds of one step.
+        speed_m_s: Bound on the speed along each axis.
+        turn_rad_s: Bound on the rate about each axis.
+    """
+    move, turn = speed_m_s * dt_s, turn_rad_s * dt_s
+    channels = [Channel(f"{arm.prefix}ee_delta.{a}", "m", -move, move) for a in "xyz"]
+    channels += [Channel(f"{arm.prefix}ee_turn.{a}", "rad", -turn, turn) for a in "xyz"]
+    return ChannelGroup((*channels, *(joints.channels[joints.index(name)] for name in arm.end_effector)))

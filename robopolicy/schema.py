@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from robopolicy.errors import ConfigError, RobopolicyError, UnknownNameError, explain, suggest
-from robopolicy.registry import registry
+from robopolicy.registry import benchmark_task, registry
 
 __all__ = ["UNSET", "Fields", "build", "build_collecting", "fields_of", "setting", "to_dict", "type_name"]
 
@@ -240,8 +240,9 @@ def _check(field: dataclasses.Field[Any], value: Any, where: str, problems: list
     for entry in entries:
         if group and isinstance(entry, str):
             try:
-                known = registry(group).names()
-                if entry not in known:
+                if group == "task":
+                    benchmark_task(entry)
+                elif entry not in registry(group).names():
                     registry(group).path(entry)
             except UnknownNameError as error:
                 problems.append(f"{where}: {error}")

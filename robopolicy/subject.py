@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robopolicy.errors import ConfigError, explain, suggest
+from robopolicy.errors import ConfigError, EmbodimentMismatchError, explain, suggest
 from robopolicy.registry import registry
 
 if TYPE_CHECKING:
@@ -32,19 +33,33 @@ class CheckpointPolicy:
         device: ``auto`` or a torch device.
         weights: ``ema`` or ``raw``.
         several: Whether it serves several robots, so that it has to be told which.
+        like: Robot that lends its ranges to one that it was not trained for.
     """
 
     path: str
     device: str = "auto"
     weights: str = "ema"
     several: bool = False
+    like: str | None = None
 
     def __call__(self, env: Env) -> Policy:
         """Load it; the environment's embodiment is compared by whoever runs the episode."""
         from robopolicy.policies.loading import load_policy
 
         card = env.embodiment if self.several else None
-        return load_policy(self.path, device=self.device, weights=self.weights, embodiment=card)
+        return load_policy(self.path, device=self.device, weights=self.weights, embodiment=card, like=self.like)
+
+    def on_gpu(self) -> bool:
+        """Whether it will run on a CUDA device, where one process that holds it serves many simulators."""
+        if not self.device.startswith(("auto", "cuda")):
+            return False
+        try:
+            ctypes.CDLL("libcuda.so.1")  # without a driver there is no reason to load torch in this process
+        except OSError:
+            return False
+        import torch
+
+        return torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class Subject:
         checkpoint: Folder of the weights, None for a baseline.
         checkpoint_hash: Content hash of the checkpoint.
         seeds: Named seeds of its training.
+        choice: How the checkpoint was chosen: ``last``, ``best`` (by validation loss) or ``named``; or None.
         views: Of a policy of several robots.
     """
 
@@ -105,14 +121,22 @@ class Subject:
     checkpoint: str | None = None
     checkpoint_hash: str | None = None
     seeds: Mapping[str, int] = field(default_factory=dict)
+    choice: str | None = None
     views: tuple[EmbodimentView, ...] = ()
 
-    def of(self, embodiment: str | Embodiment | None) -> Subject:
+    def of(self, embodiment: str | Embodiment | None, like: str | None = None) -> Subject:
         """Itself, or, of a policy of several robots, what it is for the robot named.
 
+        Args:
+            embodiment: Name, content hash or card.
+            like: Its robot that lends its ranges to one that is not among them.
+
         Raises:
-            EmbodimentMismatchError: not among its robots, or none is named; those that are, are named.
+            EmbodimentMismatchError: not among its robots, or none is named; those that are, are named. With ``like``:
+                a robot that cannot borrow, or nothing that could lend.
         """
+        if like is not None:
+            return self._lent(embodiment, like)
         if not self.views:
             return self
         from robopolicy.embodiment_view import find_view
@@ -120,14 +144,31 @@ class Subject:
         view = self.views[find_view(self.views, embodiment, where=f"the policy {self.checkpoint or self.name}")]
         return replace(self, embodiment=view.embodiment, task=view.task or None, views=())
 
+    def _lent(self, embodiment: str | Embodiment | None, like: str) -> Subject:
+        from robopolicy.borrowed_view import borrow_view
 
-def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema") -> Subject:
+        where, factory = f"the policy {self.checkpoint or self.name}", self.factory
+        if not self.views or embodiment is None or not isinstance(factory, CheckpointPolicy):
+            what = (
+                "names no robot to lend to" if embodiment is None else "is not one of several robots: nothing to lend"
+            )
+            mend = "give embodiment=NAME, and a policy trained on a mixture"
+            raise EmbodimentMismatchError(explain(f"{where} {what}", given=f"like={like}", mend=mend))
+        _, view = borrow_view(self.views, embodiment, like, where=where)
+        factory = replace(factory, like=like)
+        return replace(self, factory=factory, embodiment=view.embodiment, task=view.task or None, views=())
+
+
+def find_subject(
+    policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema", which: str = "last"
+) -> Subject:
     """What a user named: a run or checkpoint folder, a baseline, or a policy object.
 
     Args:
         policy: Folder, ``expert``, a registered name (None is ``null``), or an object with ``spec`` and ``act``.
         device: For a checkpoint.
         weights: For a checkpoint.
+        which: ``last`` or ``best`` checkpoint of a run folder; ``runs/pick@best`` is another way to write it.
 
     Raises:
         ConfigError: neither a folder nor a known name.
@@ -137,8 +178,11 @@ def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", we
         policy = "null"
     if not isinstance(policy, (str, Path)):
         return Subject(type(policy).__name__, PolicyObject(policy), embodiment=policy.spec.embodiment)
+    folder, at, chosen = str(policy).rpartition("@")
+    if at and chosen in ("last", "best") and Path(folder).is_dir():
+        return _checkpoint_subject(Path(folder), device, weights, chosen)
     if Path(policy).is_dir():
-        return _checkpoint_subject(Path(policy), device, weights)
+        return _checkpoint_subject(Path(policy), device, weights, which)
     known = [EXPERT, *registry("policy").names()]
     if str(policy) not in known:
         mend = suggest(str(policy), known) or "check the path of the run"
@@ -146,12 +190,13 @@ def find_subject(policy: str | Path | Policy | None, *, device: str = "auto", we
     return Subject(str(policy), BaselinePolicy(str(policy)))
 
 
-def _checkpoint_subject(path: Path, device: str, weights: str) -> Subject:
+def _checkpoint_subject(path: Path, device: str, weights: str, which: str) -> Subject:
     from robopolicy import checkpoint
     from robopolicy.embodiment import Embodiment
     from robopolicy.embodiment_view import stored_views
 
-    stored = checkpoint.load(checkpoint.find(path))
+    found = checkpoint.find(path, which)
+    stored = checkpoint.load(found)
     views = stored_views(stored.document("policy"))
     recipe, trainer = stored.documents.get("recipe", {}), stored.documents.get("trainer", {})
     stage = recipe.get("stages", {}).get(trainer.get("stage"), {})
@@ -164,5 +209,6 @@ def _checkpoint_subject(path: Path, device: str, weights: str) -> Subject:
         checkpoint=str(stored.path),
         checkpoint_hash=digest,
         seeds={"train": recipe["seed"]} if "seed" in recipe else {},
+        choice="named" if found == path else which,
         views=tuple(views or ()),
     )

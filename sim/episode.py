@@ -28,7 +28,9 @@ from robopolicy.errors import SimulationError
 from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.protocols import Policy
 from robopolicy.seeding import generator
-from robopolicy.sim.env import Env, Frame
+from robopolicy.sim.contact_force import ContactForce
+from robopolicy.sim.env import Env
+from robopolicy.sim.frame import Frame, Modalities
 from robopolicy.types import ActionChunk
 
 __all__ = ["EpisodeRecorder", "Perturbation", "run_episode"]
@@ -38,7 +40,11 @@ Perturbation = Callable[[ActionChunk, np.random.Generator], ActionChunk]
 
 
 class EpisodeRecorder(Protocol):
-    """Is shown every control step of an episode."""
+    """Is shown every control step of an episode.
+
+    An attribute ``modalities`` may ask for more than cameras. A method ``executed(chunk)`` is called before ``step``
+    with what is executed instead of the policy's chunk.
+    """
 
     def cameras(self, step: int) -> tuple[str, ...]:
         """Cameras that have to be in the frame of this step."""
@@ -65,8 +71,12 @@ def run_episode(
     record: EpisodeRecorder | None = None,
     max_steps: int | None = None,
     perturb: Perturbation | None = None,
+    continue_after_success_s: float = 0.0,
 ) -> EpisodeResult:
     """Run episode ``index`` of ``split``; ends when the task is done (and held), at the horizon, or at a fault.
+
+    ``success_once``: at the end of some control step the task's condition had lasted for ``hold_s``;
+    ``success_at_end``: it has when the episode ends. They can only differ where the episode goes on after success.
 
     Args:
         env: Environment; reset here.
@@ -77,13 +87,16 @@ def run_episode(
         record: Shown every control step.
         max_steps: Control steps at most; the task's horizon by default.
         perturb: Changes what is executed, for collection with noise.
+        continue_after_success_s: How long the policy goes on after the first success, at most to the horizon.
 
     Raises:
         EmbodimentMismatchError: the policy was made for another embodiment.
     """
-    policy.spec.embodiment.require_same(env.embodiment, mine="the policy", theirs="the environment")
+    if policy.spec.embodiment.hash != env.embodiment.hash:
+        policy.spec.embodiment.require_same(env.card, mine="the policy", theirs="the environment")
     cpu_0 = time.process_time()
     run = _Run(env, policy, split, index, control_latency or LatencyModel.from_config(0), perturb)
+    run.continue_ns = round(continue_after_success_s * 1e9)
     for step in range(env.task.horizon if max_steps is None else max_steps):
         run.step(step, record)
         if run.termination is not None:
@@ -103,14 +116,18 @@ class _Run:
         latency: LatencyModel,
         perturb: Perturbation | None,
     ):
+        env.watch(policy.spec.sensors)
         env.reset(options={"split": split, "index": index})
         self.env, self.policy, self.spec, self.latency, self.perturb = env, policy, policy.spec, latency, perturb
         self.split, self.index = split, index
+        self.wanted = Modalities.of(self.spec)
         self.frames: deque[Frame] = deque(maxlen=self.spec.observation_horizon)
         self.pending: tuple[ActionChunk, int] | None = None
         self.last_request = -self.spec.action_horizon
         self.noise = generator("perturb", env.task.name, env.embodiment.name, split, index)
         self.termination: str | None = None
+        self.continue_ns, self.solved_ns, self.instant = 0, -1, False
+        self.force = ContactForce(env.scene)
         self.length = self.chunks = self.ticks = self.tracking = self.missing = self.clipped = 0
         self.inference_ms: list[float] = []
         self.latency_ms: list[float] = []
@@ -121,17 +138,21 @@ class _Run:
 
     def step(self, step: int, record: EpisodeRecorder | None) -> None:
         """Observe, ask when it is time, and execute one control step."""
-        extra = record.cameras(step) if record is not None else ()
+        wanted = Modalities() if record is None else getattr(record, "modalities", Modalities())
+        if record is not None:
+            wanted |= Modalities(record.cameras(step))
         since = step - self.last_request
         soon = since > self.spec.action_horizon - self.spec.observation_horizon
-        frame = self.env.frame(cameras=tuple(dict.fromkeys((*(self.spec.cameras if soon else ()), *extra))))
+        frame = self.env.frame(modalities=self.wanted | wanted if soon else wanted)
         self.frames.append(frame)
         chunk = None
         if self.pending is None and since >= self.spec.action_horizon:
             chunk = self._request()
             self.last_request = step
         if record is not None:
-            record.step(frame, chunk, self.commands[-1])
+            if chunk is not None and self.pending is not None and hasattr(record, "executed"):
+                record.executed(self.env.label(self.pending[0]))
+            record.step(frame, None if chunk is None else self.env.label(chunk), self.commands[-1])
         self.length = step + 1
         try:
             for _ in range(self.env.ticks_per_step):
@@ -139,10 +160,14 @@ class _Run:
         except SimulationError:
             self.termination = "unstable"
             return
-        if self.env.success():
+        if self.solved_ns < 0 and self.env.success():
+            self.solved_ns = self.env.now_ns
+        if self.solved_ns >= 0 and self.env.now_ns - self.solved_ns >= self.continue_ns:
             self.termination = "success"
         elif self.env.executor.fault is not None:
             self.termination = "fault"
+        elif self.env.failure is not None:
+            self.termination = self.env.failure
 
     def _request(self) -> ActionChunk:
         frames = list(self.frames)
@@ -150,12 +175,14 @@ class _Run:
         step_ns = round(1e9 / self.env.embodiment.control_hz)
         for _ in range(self.spec.observation_horizon - len(frames)):
             frames.insert(0, dataclasses.replace(frames[0], time_ns=frames[0].time_ns - step_ns))
-        observation = self.env.observe(frames, self.spec.cameras)
+        observation = self.env.observe(
+            frames, modalities=self.wanted, sensors=self.spec.sensors, embodiment=self.spec.embodiment.hash
+        )
         call = len(self.inference_ms)
         begin = time.perf_counter()
         chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
-        delay_ns = self._delay_ns(call)
+        delay_ns = self._delay_ns(call) + self.env.extra_latency_ns(call)
         self.latency_ms.append(delay_ns / 1e6)
         executed = chunk if self.perturb is None else self.perturb(chunk, self.noise)
         self.pending = (executed, self.env.now_ns + delay_ns)
@@ -169,13 +196,15 @@ class _Run:
     def _tick(self) -> None:
         env, now_ns = self.env, self.env.now_ns
         if self.pending is not None and now_ns >= self.pending[1]:
-            self.chunks += bool(env.executor.submit(self.pending[0], now_ns).accepted)
+            self.chunks += bool(env.submit(self.pending[0]).accepted)
             self.pending = None
         dry = self.chunks > 0 and env.executor.remaining_s(now_ns) <= 0
-        tick = env.executor.tick(env.robot_state(), now_ns)
+        tick = env.tick()
         self.missing += dry
         self._measure(tick)
         env.servo(tick.setpoint.position)
+        self.force.look(env.data)
+        self.instant = self.instant or env.condition()
 
     def _measure(self, tick: Tick) -> None:
         self.ticks += 1
@@ -189,17 +218,17 @@ class _Run:
 
     def result(self, cpu_s: float) -> EpisodeResult:
         """The record of the episode."""
-        env = self.env
+        env, solved = self.env, self.solved_ns >= 0
         return EpisodeResult(
             index=self.index,
             split=self.split,
             task=env.task.name,
-            embodiment=env.embodiment.name,
-            success_once=self.termination == "success",
-            success_at_end=self.termination == "success",
+            embodiment=env.card.name,
+            success_once=solved,
+            success_at_end=solved and self.termination != "unstable" and env.success(),
             length=self.length,
             duration_s=env.now_ns / 1e9,
-            termination=self.termination or "timeout",
+            termination=self.termination or ("success" if solved else "timeout"),
             inference_ms=self.inference_ms,
             latency_ms=float(np.mean(self.latency_ms)) if self.latency_ms else 0.0,
             ticks=self.ticks,
@@ -210,4 +239,7 @@ class _Run:
             chunks=self.chunks,
             initial_state=list(env.initial_state.values()),
             cpu_s=cpu_s,
+            success_instant=self.instant,
+            peak_force_n=self.force.peak_n,
+            metrics=env.metrics(),
         )

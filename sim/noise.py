@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from robopolicy.control.robot import ArmPart, RobotKinematics
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
 from robopolicy.rotations import axis_angle_to_matrix, matrix_to_rotation_6d, rotation_6d_to_matrix
 from robopolicy.types import ActionChunk
 
 __all__ = ["ActionNoise"]
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,23 +51,52 @@ class ActionNoise:
             )
 
     def on(self, embodiment: Embodiment) -> Callable[[ActionChunk, np.random.Generator], ActionChunk]:
-        """The perturbation of one episode; starts from zero and draws six numbers per chunk, whatever its size."""
-        position, rotation = embodiment.action.select("ee_position"), embodiment.action.select("ee_rotation")
-        deviation = np.repeat([self.position_m, self.rotation_rad], 3)
+        """The perturbation of one episode; starts from zero and draws six numbers per arm and chunk.
+
+        Where the actions are joint positions, the arms' Jacobians turn the noise on the TCPs into one on the joints; a
+        robot without an arm is left alone.
+        """
+        move: Callable[[Array, Array], Array]
+        if embodiment.action_space == "joint_position":
+            arms = RobotKinematics(embodiment).parts
+            move = functools.partial(_move_joints, arms, self._share)
+            count = len(arms)
+        else:
+            position, rotation = embodiment.action.select("ee_position"), embodiment.action.select("ee_rotation")
+            move = functools.partial(_move_pose, position, rotation, self._share)
+            count = 1
+        deviation = np.tile(np.repeat([self.position_m, self.rotation_rad], 3), (count, 1))
         r = float(np.exp(-embodiment.control_dt_s / self.correlation_s))
         # stationary variance of the double pole is g^2 (1 + r^2) / (1 - r^2)^3
         gain = deviation * np.sqrt((1 - r * r) ** 3 / (1 + r * r))
-        past = np.zeros((2, 6))
+        past = np.zeros((2, count, 6))
 
         def perturb(chunk: ActionChunk, rng: np.random.Generator) -> ActionChunk:
-            new = 2 * r * past[1] - r * r * past[0] + gain * rng.standard_normal(6)
+            new = 2 * r * past[1] - r * r * past[0] + gain * rng.standard_normal((count, 6))
             past[0], past[1] = past[1], new
-            values = np.array(chunk.values, float)
-            height = float(np.clip(values[0, position[2]] / self.height_m, 0.0, 1.0))
-            new = new * (self.low_share + (1 - self.low_share) * height)
-            values[:, position] += new[:3]
-            turn = axis_angle_to_matrix(new[3:])
-            values[:, rotation] = matrix_to_rotation_6d(turn @ rotation_6d_to_matrix(values[:, rotation]))
-            return dataclasses.replace(chunk, values=values)
+            return dataclasses.replace(chunk, values=move(np.array(chunk.values, float), new))
 
         return perturb
+
+    def _share(self, height_m: float) -> float:
+        return self.low_share + (1 - self.low_share) * float(np.clip(height_m / self.height_m, 0.0, 1.0))
+
+
+def _move_pose(
+    position: NDArray[np.intp], rotation: NDArray[np.intp], share: Callable[[float], float], values: Array, noise: Array
+) -> Array:
+    """Pose targets [H, A] moved by noise [1, 6]."""
+    new = noise[0] * share(float(values[0, position[2]]))
+    values[:, position] += new[:3]
+    turn = axis_angle_to_matrix(new[3:])
+    values[:, rotation] = matrix_to_rotation_6d(turn @ rotation_6d_to_matrix(values[:, rotation]))
+    return values
+
+
+def _move_joints(arms: tuple[ArmPart, ...], share: Callable[[float], float], values: Array, noise: Array) -> Array:
+    """Joint targets [H, A] moved by what moves the TCPs by noise [arms, 6], damped near singularities."""
+    for arm, of_tcp in zip(arms, noise, strict=True):
+        place, _, jacobian = arm.kinematics.pose_and_jacobian(values[0, arm.joints])
+        square = jacobian @ jacobian.T + 0.02**2 * np.eye(6)
+        values[:, arm.joints] += jacobian.T @ np.linalg.solve(square, of_tcp * share(float(place[2])))
+    return values

@@ -1,4 +1,4 @@
-"""Gymnasium ids ``robopolicy/<task>-<embodiment>``, one for every task and every embodiment that can be simulated."""
+"""Gymnasium ids ``robopolicy/<task>-<embodiment>``, one for every task and every embodiment that it is offered on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gymnasium
 from robopolicy.errors import UnknownNameError
 from robopolicy.registry import registry
 
-__all__ = ["environment_id", "register_environments", "simulated_embodiments"]
+__all__ = ["environment_id", "offered_embodiments", "register_environments", "simulated_embodiments"]
 
 
 def simulated_embodiments() -> list[str]:
@@ -23,6 +23,15 @@ def simulated_embodiments() -> list[str]:
     return found
 
 
+def offered_embodiments(task: str) -> list[str]:
+    """Embodiments in a task's YAML, or all that can be simulated when it names none."""
+    try:
+        offered = registry("task").config(task).get("embodiments")
+    except UnknownNameError:
+        offered = None  # an entry point of another package, which need not have a YAML
+    return list(offered) if offered is not None else simulated_embodiments()
+
+
 def environment_id(task: str, embodiment: str) -> str:
     """The Gymnasium id of a pair: ``robopolicy/pick_place-panda``."""
     return f"robopolicy/{task}-{embodiment}"
@@ -31,8 +40,11 @@ def environment_id(task: str, embodiment: str) -> str:
 def register_environments() -> list[str]:
     """Register every pair that Gymnasium does not know yet; ``gymnasium.make`` imports the code behind an id."""
     ids = []
+    simulated = set(simulated_embodiments())
     for task in registry("task").names():
-        for embodiment in simulated_embodiments():
+        for embodiment in offered_embodiments(task):
+            if embodiment not in simulated:
+                continue
             name = environment_id(task, embodiment)
             if name not in gymnasium.registry:
                 gymnasium.register(

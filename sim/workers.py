@@ -1,7 +1,8 @@
 """Worker processes that pull episode indices from their parent. Which of them runs an episode never matters.
 
 Children are spawned, single-threaded, and even one worker is a child, so that one and many take the same path. A child
-ignores Ctrl-C and ends when its pipe closes: none outlives the parent, however the parent ends.
+ignores Ctrl-C and ends when its pipe closes: none outlives the parent, however the parent ends. With a server, children
+may put questions to the parent while an episode runs; all that wait are answered together.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from robopolicy.errors import ConfigError, SimulationError, explain
+from robopolicy.sim.inference import InferenceServer, Slot
 
 __all__ = ["map_episodes"]
 
-Initialise = Callable[[], Callable[[int], Any]]
-"""Picklable; called once in each worker, returns what runs one index."""
+Initialise = Callable[..., Callable[[int], Any]]
+"""Picklable; called once in each worker, returns what runs one index. With a server it is given the worker's slot and a
+function that puts a question to the parent."""
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")
 
 
 def map_episodes(
-    initialise: Initialise, indices: Iterable[int], workers: int
+    initialise: Initialise, indices: Iterable[int], workers: int, server: InferenceServer | None = None
 ) -> Generator[tuple[int, Any], None, None]:
     """Run every index in some worker and yield ``(index, result)`` as they finish.
 
@@ -44,16 +47,20 @@ def map_episodes(
     pool: dict[Connection, _Worker] = {}
     try:
         for index in source:
-            worker = _Worker(initialise)
+            worker = _Worker(initialise, None if server is None else Slot())
             pool[worker.connection] = worker
             worker.give(index)
             if len(pool) == workers:
                 break
         while pool:
+            asking: list[tuple[_Worker, Any]] = []
             for connection in wait(list(pool)):
                 assert isinstance(connection, Connection)
                 worker = pool[connection]
-                done = worker.take()
+                question, done = worker.take()
+                if question is not None:
+                    asking.append((worker, question))
+                    continue
                 following = next(source, None)
                 if following is None:
                     del pool[connection]
@@ -61,6 +68,10 @@ def map_episodes(
                 else:
                     worker.give(following)
                 yield done
+            if asking and server is not None:
+                answers = server.answer([(_slot(worker), question) for worker, question in asking])
+                for (worker, _), answer in zip(asking, answers, strict=True):
+                    worker.send(answer)
     finally:
         for worker in pool.values():
             worker.kill()
@@ -69,10 +80,11 @@ def map_episodes(
 class _Worker:
     """The parent's end of one child."""
 
-    def __init__(self, initialise: Initialise):
+    def __init__(self, initialise: Initialise, slot: Slot | None):
+        self.slot = slot
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_child, args=(theirs, initialise), daemon=True)
+        self.process: BaseProcess = context.Process(target=_child, args=(theirs, initialise, slot), daemon=True)
         with _single_threaded():
             self.process.start()
         theirs.close()
@@ -80,19 +92,23 @@ class _Worker:
 
     def give(self, index: int) -> None:
         self.index = index
+        self.send(index)
+
+    def send(self, message: Any) -> None:
         try:
-            self.connection.send(index)
+            self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             raise self._died() from None
 
-    def take(self) -> tuple[int, Any]:
+    def take(self) -> tuple[Any, tuple[int, Any]]:
+        """(question, -) or (None, (index, result))."""
         try:
-            result, problem = self.connection.recv()
+            question, result, problem = self.connection.recv()
         except (EOFError, ConnectionResetError):
             raise self._died() from None
         if problem is not None:
             raise SimulationError(f"a worker failed on episode {self.index}: {problem}")
-        return self.index, result
+        return question, (self.index, result)
 
     def _died(self) -> SimulationError:
         self.process.join(5)
@@ -119,9 +135,19 @@ class _Worker:
         self.connection.close()
 
 
-def _child(connection: Connection, initialise: Initialise) -> None:
+def _slot(worker: _Worker) -> Slot:
+    assert worker.slot is not None, "a worker without a slot put a question"
+    return worker.slot
+
+
+def _child(connection: Connection, initialise: Initialise, slot: Slot | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run: Callable[[int], Any] | None = None
+
+    def ask(question: Any) -> Any:
+        connection.send((question, None, None))
+        return connection.recv()
+
     while True:
         try:
             index = connection.recv()
@@ -129,12 +155,12 @@ def _child(connection: Connection, initialise: Initialise) -> None:
             return
         try:
             if run is None:
-                run = initialise()
+                run = initialise() if slot is None else initialise(slot, ask)
                 if "torch" in sys.modules:
                     sys.modules["torch"].set_num_threads(1)
-            answer: tuple[Any, str | None] = (run(index), None)
+            answer: tuple[None, Any, str | None] = (None, run(index), None)
         except Exception as error:
-            answer = (None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            answer = (None, None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         try:
             connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):

@@ -24,7 +24,7 @@ ROOTS: dict[str, str] = next(
 FLOOR = {"errors"}
 CONTRACTS = FLOOR | {"types", "channels", "robot_parts", "embodiment", "protocols", "seeding", "registry"}
 # How one robot is seen within a mixture of robots: used by the data that train it and by the policy that drives it.
-VIEWS = {"slots", "chunk_forms", "resampling", "frames", "embodiment_view"}
+VIEWS = {"slots", "chunk_forms", "resampling", "frames", "embodiment_view", "borrowed_view"}
 BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"} | VIEWS
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chunk_forms": CONTRACTS | {"rotations"},
     "resampling": CONTRACTS | {"rotations"},
     "embodiment_view": CONTRACTS | {"normalize"} | VIEWS,
+    "borrowed_view": CONTRACTS | {"normalize"} | VIEWS,
     "control": BASE,
     "checkpoint": BASE,
     "evaluation": BASE,

@@ -93,4 +93,4 @@ class PatientExpert:
 
 def expert(embodiment: Embodiment, task: str = "pick_place") -> Policy:
     """The scripted expert of a task, which reads the privileged state only."""
-    return PatientExpert(load_task(task).expert(SimpleNamespace(embodiment=embodiment)))  # type: ignore[arg-type]
+    return PatientExpert(load_task(task, embodiment.name).expert(SimpleNamespace(embodiment=embodiment)))  # type: ignore[arg-type]

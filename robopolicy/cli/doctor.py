@@ -169,6 +169,12 @@ def _tools() -> list[Finding]:
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     mend = "only needed to install: sudo apt-get install g++ make"
     found = [Finding("compiler", compiler or "none found", "" if compiler else mend, needed=False)]
+    mend = "install a C compiler and Python's headers, then pip install robopolicy again"
+    from robopolicy.control.native import CONTROL_CORE
+
+    slow = CONTROL_CORE == "python"
+    how = "in Python: the same, twenty times slower" if slow else "compiled"
+    found.append(Finding("control", f"tick {how}", mend if slow else "", needed=False))
     cmake = shutil.which("cmake")
     mend = "only needed to install: pip install 'cmake<4', as make setup does by itself"
     found.append(Finding("cmake", cmake or "none found", "" if cmake else mend, needed=False))

@@ -18,7 +18,21 @@ from robopolicy.errors import CommandError, RobopolicyError, explain, suggest
 
 __all__ = ["help_of", "main", "verbs"]
 
-ORDER = ("demo", "collect", "data", "train", "eval", "compare", "deploy", "claims", "doctor", "list")
+ORDER = (
+    "demo",
+    "collect",
+    "replay",
+    "data",
+    "train",
+    "eval",
+    "compare",
+    "suite",
+    "deploy",
+    "bench-env",
+    "claims",
+    "doctor",
+    "list",
+)
 """How verbs are shown; any other follows in alphabetical order."""
 
 
@@ -62,7 +76,7 @@ def verbs(folder: Path = Path(__file__).parent, order: Sequence[str] = ORDER) ->
     for path in folder.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[path.stem.replace("_", "-")] = (ast.get_docstring(tree) or "").partition("\n")[0]
     rank = {name: i for i, name in enumerate(order)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
@@ -79,7 +93,7 @@ def _run(arguments: list[str]) -> int:
     if verb not in known:
         mend = suggest(verb, known) or "see robopolicy --help"
         raise CommandError(explain("no such command", given=verb, allowed=list(known), mend=mend))
-    module = importlib.import_module(f"robopolicy.cli.{verb}")
+    module = importlib.import_module(f"robopolicy.cli.{verb.replace('-', '_')}")
     if {"-h", "--help"} & set(rest[:1] if verb == "data" else rest):
         print(help_of(verb, module))
         return 0
@@ -87,7 +101,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{summary}" for name, summary in verbs().items()]
+    lines = [f"  {name:<12}{summary}" for name, summary in verbs().items()]
     return "\n".join(
         [
             "robopolicy: demonstrations, training, evaluation and deployment of manipulation policies",
@@ -111,5 +125,5 @@ def help_of(verb: str, module: ModuleType) -> str:
     text = (module.__doc__ or "").strip()
     config = getattr(module, "CONFIG", None)
     return f"robopolicy {verb}: {text}" + (
-        f"\n\nKeys:\n{describe_keys(config, verb.replace(' ', '/'))}" if config else ""
+        f"\n\nKeys:\n{describe_keys(config, verb.replace(' ', '/').replace('-', '_'))}" if config else ""
     )

@@ -28,7 +28,7 @@ import yaml
 from robopolicy.cli.arguments import parse, split_arguments
 from robopolicy.config import build, setting
 from robopolicy.errors import CommandError, explain
-from robopolicy.registry import registry
+from robopolicy.registry import benchmark_task, registry
 from robopolicy.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _rollout(recipe: Recipe, data: str, episodes: int) -> ValidationRollout | No
     from robopolicy.assess import ValidationRollout
 
     task = _task_of(data)
-    registry("task").path(task)
+    benchmark_task(task)  # refuses what is not known
     return ValidationRollout(task, episodes)
 
 
@@ -103,8 +103,8 @@ def _task_of(data: str) -> str:
     for path in paths:
         with EpisodeStore.open(path) as store:
             tasks.append(store.task)
-    known = registry("task").names()
-    return next((task for task in tasks if task in known), tasks[0])
+    known, benchmarks = registry("task").names(), registry("benchmark").names()
+    return next((task for task in tasks if task in known or task.partition("/")[0] in benchmarks), tasks[0])
 
 
 def _rollout_of_run(run_dir: str, data: str | None) -> ValidationRollout | None:

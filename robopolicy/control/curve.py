@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.native import native
 from robopolicy.embodiment import Embodiment
 from robopolicy.rotations import (
     axis_angle_to_matrix,
@@ -28,22 +29,23 @@ class ActionLayout:
     Attributes:
         position: Channels interpolated as they are: TCP position (m), or arm joints (rad).
         rotation: The six channels of the TCP's rotation, or none.
-        gripper: The gripper channel.
+        gripper: The channels of grippers, left out of jumps; joints of a hand count as arm joints.
     """
 
     position: NDArray[np.intp]
     rotation: NDArray[np.intp]
-    gripper: int
+    gripper: NDArray[np.intp]
 
     @classmethod
     def of(cls, embodiment: Embodiment) -> ActionLayout:
         """Layout of the card's action vector."""
         action = embodiment.action
-        gripper = action.index(embodiment.gripper)
         if embodiment.action_space == "ee_pose":
-            return cls(action.select("ee_position"), action.select("ee_rotation"), gripper)
-        arm = np.array([i for i in range(len(action)) if i != gripper], dtype=np.intp)
-        return cls(arm, np.array([], dtype=np.intp), gripper)
+            end = np.array([action.index(name) for name in embodiment.arm().end_effector], dtype=np.intp)
+            return cls(action.select("ee_position"), action.select("ee_rotation"), end)
+        grippers = [action.index(arm.gripper) for arm in embodiment.arms if arm.gripper]
+        joints = np.array([i for i in range(len(action)) if i not in grippers], dtype=np.intp)
+        return cls(joints, np.array([], dtype=np.intp), np.array(grippers, dtype=np.intp))
 
     def orthonormal(self, values: Array) -> Array:
         """[..., A] with the rotation channels made orthonormal (Gram-Schmidt)."""
@@ -93,14 +95,26 @@ class Curve:
         self.start_ns, self.end_ns = time_ns[0], time_ns[-1]
         self._time_ns = list(time_ns)
         self._values = values
-        self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
         self.tail_ns = int(tail_ns) if len(values) > 1 else 0
         self._gripper = layout.gripper
-        self._x = [int(i) for i in layout.rotation[:3]]
         self._rotation = [int(i) for i in layout.rotation]
+        self.path = native and native.Path(
+            self._time_ns,
+            np.ascontiguousarray(values, dtype=float),
+            np.ascontiguousarray(rate, dtype=float),
+            self.tail_ns,
+            self._rotation,
+            layout.gripper.tolist(),
+        )
+        if self.path is None:
+            self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
 
     def at(self, time_ns: int) -> Array:
         """[A] at ``time_ns``; before the start and after the tail the path stands still."""
+        if self.path is not None:
+            out = np.empty(self._values.shape[1])
+            self.path.at(time_ns, out)
+            return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
         if second is None:
             return first.copy()
@@ -115,6 +129,10 @@ class Curve:
 
     def rate(self, time_ns: int) -> Array:
         """[A] time derivative at ``time_ns``, unit/s, of the cubic before rotations are made orthonormal."""
+        if self.path is not None:
+            out = np.empty(self._values.shape[1])
+            self.path.rate(time_ns, out)
+            return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
         if second is None:
             return np.zeros_like(first)

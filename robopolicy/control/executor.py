@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter import SafetyLimiter
+from robopolicy.control.native import native
 from robopolicy.control.schedule import ChunkSchedule, MergeReport
 from robopolicy.control.verdict import Limit, Verdict
 from robopolicy.embodiment import Embodiment
@@ -90,11 +92,13 @@ class Executor:
         self.config = config or ControlConfig()
         self.limiter = SafetyLimiter(embodiment, self.config, tick_s)
         self.kinematics = self.limiter.kinematics
+        self._arm_joints = self.limiter.arm_joints
         self.schedule = ChunkSchedule(embodiment, self.config)
         self.tick_s = self.limiter.tick_s
         self._tick_ns = round(self.tick_s * 1e9)
         self._layout = self.schedule.layout
         self._cartesian = embodiment.action_space == "ee_pose"
+        self._follower = self._make_follower() if native and self._cartesian else None
         self._counters = Counters()
         self._fresh = True
         self._stopped = False
@@ -183,8 +187,7 @@ class Executor:
         if self.fault is not None or self._frozen:
             command, verdict = self.limiter.brake(state, self.tick_s, now_ns)
         else:
-            reference = self.schedule.at(target_ns)
-            command, verdict = self.limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+            reference, command, verdict = self._track(state, target_ns, now_ns)
         mode = self._mode(target_ns)
         seam, self._seam = self._seam, False
         self._count(mode, verdict, seam)
@@ -200,7 +203,7 @@ class Executor:
     def _where(self) -> NDArray[np.floating]:
         """[A] action that would keep the commanded joints where they are."""
         command = self.limiter.command
-        return self.kinematics.tcp_state(command) if self._cartesian else command
+        return self.kinematics.only.tcp_state(command) if self._cartesian else command
 
     def _observe_time(self, now_ns: int) -> None:
         if self._last_ns is not None:
@@ -212,17 +215,30 @@ class Executor:
         self._last_ns = now_ns
         self._committed_ns = now_ns + self._tick_ns
 
+    def _track(
+        self, state: RobotState, target_ns: int, now_ns: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], Verdict]:
+        """Reference, command and verdict of a tick that follows the schedule."""
+        path = self.schedule.path
+        if path is not None and (self._follower is not None or not self._cartesian):
+            limiter = self.limiter
+            reference: NDArray[np.floating] = np.empty(len(self.embodiment.action))
+            pull = 0.0 if self.schedule.settled(target_ns) else self.config.nullspace_gain_hz * self.tick_s
+            command, verdict = limiter.apply_path(path, self._follower, target_ns, pull, reference, state, now_ns)
+            return reference, command, verdict
+        reference = self.schedule.at(target_ns)
+        return reference, *self.limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+
     def _joints(self, reference: NDArray[np.floating], target_ns: int) -> NDArray[np.floating]:
         """[J] request for a reference [A]."""
         if not self._cartesian:
             return reference
-        config, command = self.config, self.limiter.command
-        x, y = reference[self._layout.rotation[:3]], reference[self._layout.rotation[3:]]
-        rotation = np.stack([x, y, _cross(x, y)], axis=1)
+        config, command, arm = self.config, self.limiter.command, self.kinematics.only
         # Once the reference stands still the posture may not keep drifting, or the arm would never come to rest.
         pull = 0.0 if self.schedule.settled(target_ns) else config.nullspace_gain_hz * self.tick_s
-        solution = self.kinematics.solve(
-            command[self.kinematics.arm],
+        rotation = _matrix(reference[self._layout.rotation].tolist())
+        solution = arm.solve(
+            command[arm.arm],
             reference[self._layout.position],
             rotation,
             iterations=config.ik_iterations,
@@ -231,9 +247,27 @@ class Executor:
             max_rotation_error_rad=config.ik_max_rotation_error_rad,
             nullspace=pull,
         )
-        command[self.kinematics.arm] = solution.q_arm
-        command[self.kinematics.gripper] = reference[self._layout.gripper]
+        command[arm.arm] = solution.q_arm
+        command[arm.end] = reference[self._layout.gripper]
         return command
+
+    def _make_follower(self) -> Any:
+        """:meth:`_joints` compiled."""
+        arm, layout, config = self.kinematics.only, self._layout, self.config
+        return native.Follower(
+            arm.chain,
+            len(self.embodiment.action),
+            len(self.embodiment.joints),
+            layout.position.tolist(),
+            layout.rotation.tolist(),
+            layout.gripper.tolist(),
+            arm.arm.tolist(),
+            arm.end.tolist(),
+            config.ik_iterations,
+            config.ik_damping,
+            config.ik_max_position_error_m,
+            config.ik_max_rotation_error_rad,
+        )
 
     def _mode(self, target_ns: int) -> str:
         if self.fault is not None:
@@ -254,11 +288,12 @@ class Executor:
         counters.clipped_ticks += bool(verdict.bits)
         if seam:
             counters.seams += 1
-            arm = self.kinematics.arm
+            arm = self._arm_joints
             step = np.abs(self.limiter.acceleration[arm]) / self.limiter.max_acceleration[arm]
             counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
 
 
-def _cross(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
-    (a, b, c), (d, e, f) = x.tolist(), y.tolist()
-    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
+def _matrix(columns: list[float]) -> NDArray[np.floating]:
+    """Rotation matrix of its first two columns, in scalars: this runs at every tick."""
+    a, b, c, d, e, f = columns
+    return np.array(((a, d, b * f - c * e), (b, e, c * d - a * f), (c, f, a * e - b * d)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robopolicy.control.native import native
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import EmbodimentError, explain
 from robopolicy.rotations import matrix_to_axis_angle, quaternion_to_matrix
@@ -78,6 +79,10 @@ class Kinematics:
             self._cosine[i] = fixed @ _block(np.eye(3) - along, 0.0)
             self._sine[i] = fixed @ _block(skew, 0.0)
         self._tcp = _transform(*embodiment.tcp)
+        self.chain = native and native.Chain(
+            count, self._constant, self._cosine, self._sine, self._tcp, self._axis, self.lower, self.upper, self.home
+        )
+        """The compiled chain, or None."""
         self._eye6 = np.eye(6)
         self._lay_out_state(end)
 
@@ -126,6 +131,10 @@ class Kinematics:
         Returns:
             position [3] m, rotation [3, 3].
         """
+        if self.chain is not None:
+            position, rotation = np.empty(3), np.empty((3, 3))
+            self.chain.forward(np.ascontiguousarray(q_arm, dtype=float), position, rotation)
+            return position, rotation
         pose = np.eye(4)
         for link in self._links(np.asarray(q_arm, dtype=float)):
             pose = pose.dot(link)
@@ -246,8 +255,14 @@ class Kinematics:
 
         The pull to the home posture acts in the first step only, so that it cannot keep the task from converging.
         """
-        q = np.asarray(q_arm, dtype=float)
         limits = (max_position_error_m, max_rotation_error_rad)
+        tolerances = (position_tolerance_m, rotation_tolerance_rad)
+        if self.chain is not None:
+            out = np.empty(len(self.arm))
+            goal = (np.ascontiguousarray(x, dtype=float) for x in (q_arm, target_position, target_rotation))
+            found = self.chain.solve(*goal, iterations, damping, *limits, nullspace, *tolerances, out)
+            return IKSolution(out, *found)
+        q = np.asarray(q_arm, dtype=float)
         for taken in range(iterations):
             pull = nullspace if taken == 0 else 0.0
             step, distance, angle = self._step(q, target_position, target_rotation, damping, limits, pull)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.control.channel import ChannelLimiter
 from robopolicy.control.config import ControlConfig
-from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.limiter_core import make_core
+from robopolicy.control.native import finite, native
+from robopolicy.control.robot import RobotKinematics
 from robopolicy.control.verdict import CLEAR, Limit, Verdict
-from robopolicy.control.workspace import WorkspaceGuard
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, SafetyFaultError, explain
 from robopolicy.types import RobotState
@@ -31,6 +32,10 @@ class SafetyLimiter:
     A command or state that is not finite, a stale state, or a controller that reports a stop is a fault: the arm brakes
     within the limits, holds, and ignores requests until :meth:`reset`.
 
+    Attributes:
+        kinematics: Of every arm.
+        arm_joints: Positions of all joints but grippers in a command vector [J].
+
     Args:
         embodiment: Card with the limits.
         config: Shares of the card's limits, and the greatest age of a state.
@@ -44,18 +49,19 @@ class SafetyLimiter:
         self.tick_s = embodiment.tick_s if tick_s is None else float(tick_s)
         if not (self.tick_s > 0 and math.isfinite(self.tick_s)):
             raise ConfigError(explain("tick_s must be positive", given=tick_s))
-        self.kinematics = Kinematics(embodiment)
-        self._arm: list[int] = self.kinematics.arm.tolist()
-        self.max_velocity, self.max_acceleration, self.max_jerk = _limits(embodiment, self.config, self.kinematics)
+        self.kinematics = RobotKinematics(embodiment)
+        grippers = {arm.gripper for arm in embodiment.arms}
+        self.arm_joints = np.array([i for i, n in enumerate(embodiment.joints.names) if n not in grippers], np.intp)
+        self.max_velocity, self.max_acceleration, self.max_jerk = _limits(embodiment, self.config, self.arm_joints)
         joints = embodiment.joints.channels
-        self._channels = [
+        channels = [
             ChannelLimiter(c.lower, c.upper, velocity, acceleration, jerk, self.tick_s)
             for c, velocity, acceleration, jerk in zip(
                 joints, self.max_velocity, self.max_acceleration, self.max_jerk, strict=True
             )
         ]
-        arm = [self._channels[i] for i in self._arm]
-        self._guard = WorkspaceGuard(self.kinematics, [c.A for c in arm], [c.J for c in arm])
+        self._count = len(channels)
+        self._core = make_core(channels, self.kinematics)
         self._fault: str | None = None
         self._fault_bits = 0
         self.reset(embodiment.home_position)
@@ -68,23 +74,27 @@ class SafetyLimiter:
     @property
     def command(self) -> NDArray[np.floating]:
         """[J] last commanded position."""
-        return np.array([c.p for c in self._channels])
+        return self._state()[0]
 
     @property
     def velocity(self) -> NDArray[np.floating]:
         """[J] commanded velocity, unit/s."""
-        return np.array([c.v for c in self._channels]) / self.tick_s
+        return self._state()[1] / self.tick_s
 
     @property
     def acceleration(self) -> NDArray[np.floating]:
         """[J] commanded acceleration, unit/s^2."""
-        return np.array([c.a for c in self._channels]) / self.tick_s**2
+        return self._state()[2] / self.tick_s**2
 
     @property
     def at_rest(self) -> bool:
         """Every channel is slower than ``rest_velocity`` times its limit, and not accelerating away."""
-        share = self.config.rest_velocity
-        return all(abs(c.v) <= share * c.V and abs(c.v + c.a) <= share * c.V for c in self._channels)
+        return self._core.at_rest(self.config.rest_velocity)
+
+    def _state(self) -> NDArray[np.float64]:
+        out = np.empty((3, self._count))
+        self._core.state(out)
+        return out
 
     def reset(
         self, position: ArrayLike, velocity: ArrayLike | None = None, acceleration: ArrayLike | None = None
@@ -101,7 +111,7 @@ class SafetyLimiter:
         Raises:
             SafetyFaultError: not finite, wrong width, or moving so fast that no limited stop exists.
         """
-        count = len(self._channels)
+        count = self._count
         zeros = np.zeros(count)
         p, v, a = (np.asarray(zeros if x is None else x, dtype=float) for x in (position, velocity, acceleration))
         if not (p.shape == v.shape == a.shape == (count,) and np.isfinite([p, v, a]).all()):
@@ -114,16 +124,17 @@ class SafetyLimiter:
                 )
             )
         dt = self.tick_s
-        viable = [c.reset(*s) for c, s in zip(self._channels, zip(p, v * dt, a * dt * dt, strict=True), strict=True)]
-        if not all(viable):
+        stuck = self._core.reset(
+            np.ascontiguousarray(p), np.ascontiguousarray(v * dt), np.ascontiguousarray(a * dt * dt)
+        )
+        if stuck:
             raise SafetyFaultError(
                 explain(
                     "no limited stop exists from this state",
-                    given=f"channels {[i for i, ok in enumerate(viable) if not ok]} of {p}, {v}, {a}",
+                    given=f"channels {[i for i in range(count) if stuck >> i & 1]} of {p}, {v}, {a}",
                     mend="start at rest",
                 )
             )
-        self._guard.reset([self._channels[i].p for i in self._arm])
         self._fault, self._fault_bits = None, 0
         self._state_time_ns: int | None = None
         self._state_repeats = 0
@@ -145,16 +156,46 @@ class SafetyLimiter:
         Raises:
             ConfigError: another ``dt_s`` than the limiter was made for.
         """
-        wish = np.asarray(command, dtype=float).tolist()
+        wish = np.ascontiguousarray(command, dtype=float)
         self._watch(state, dt_s, now_ns)
         if self._fault is None:
-            if not isinstance(wish, list) or len(wish) != len(self._channels):
-                self._latch(f"command has the wrong shape, wants {len(self._channels)} numbers", Limit.FINITE)
-            elif not all(map(math.isfinite, wish)):
+            if wish.shape != (self._count,):
+                self._latch(f"command has the wrong shape, wants {self._count} numbers", Limit.FINITE)
+            elif not np.isfinite(wish).all():
                 self._latch("command is not finite", Limit.FINITE)
         if self._fault is not None:
             return self._brake()
         return self._limit(wish)
+
+    def apply_path(
+        self,
+        path: Any,
+        follower: Any,
+        target_ns: int,
+        nullspace: float,
+        reference: NDArray[np.floating],
+        state: RobotState,
+        now_ns: int,
+    ) -> tuple[NDArray[np.floating], Verdict]:
+        """:meth:`apply` of the joints that serve a compiled path at a time, all in one call.
+
+        Args:
+            path: Of the reference.
+            follower: Inverse kinematics; None where the path is in joints.
+            target_ns: Time on the path.
+            nullspace: See :meth:`Kinematics.solve`.
+            reference: [A] where the path at that time goes.
+            state: Newest measured state.
+            now_ns: Time on the clock of ``state.time_ns``.
+        """
+        self._watch(state, self.tick_s, now_ns)
+        if self._fault is None:
+            sent = np.empty(self._count)
+            met = native.track(path, follower, self._core, target_ns, nullspace, reference, sent)
+            if met is not None:
+                return sent, Verdict(*met) if met[0] else CLEAR
+            self._latch("command is not finite", Limit.FINITE)
+        return self._brake()
 
     def brake(self, state: RobotState, dt_s: float, now_ns: int | None = None) -> tuple[NDArray[np.floating], Verdict]:
         """One tick of a planned stop: every channel brakes within its limits. Arguments and result as :meth:`apply`."""
@@ -170,13 +211,14 @@ class SafetyLimiter:
             self._fault, self._fault_bits = reason, int(limit)
 
     def _brake(self) -> tuple[NDArray[np.floating], Verdict]:
-        sent = [c.commit_braking() for c in self._channels]
-        everything = (1 << len(sent)) - 1
-        return np.array(sent), CLEAR if self._fault is None else Verdict(self._fault_bits, everything, self._fault)
+        sent = np.empty(self._count)
+        self._core.brake(sent)
+        everything = (1 << self._count) - 1
+        return sent, CLEAR if self._fault is None else Verdict(self._fault_bits, everything, self._fault)
 
     def _watch(self, state: RobotState, dt_s: float, now_ns: int | None) -> None:
         """Latch a fault when the measured state is unusable."""
-        if abs(dt_s - self.tick_s) > 1e-6 * self.tick_s:
+        if dt_s != self.tick_s and abs(dt_s - self.tick_s) > 1e-6 * self.tick_s:
             raise ConfigError(
                 explain(
                     "the limiter is made for one tick",
@@ -185,9 +227,7 @@ class SafetyLimiter:
                     mend="pass tick_s",
                 )
             )
-        measured = np.asarray(state.position, dtype=float).ravel().tolist()
-        moving = np.asarray(state.velocity, dtype=float).ravel().tolist()
-        if not (all(map(math.isfinite, measured)) and all(map(math.isfinite, moving))):
+        if not (finite(np.asarray(state.position)) and finite(np.asarray(state.velocity))):
             self._latch("measured state is not finite", Limit.FINITE)
         if state.fault:
             self._latch("the controller reports a stop", Limit.STALENESS)
@@ -202,48 +242,19 @@ class SafetyLimiter:
             age_s = (now_ns - state.time_ns) * 1e-9
             self._latch(f"measured state is {age_s:.3f} s old, allowed {longest_s} s", Limit.STALENESS)
 
-    def _limit(self, wish: list[float]) -> tuple[NDArray[np.floating], Verdict]:
-        bits = touched = 0
-        steps = []
-        for i, (channel, request) in enumerate(zip(self._channels, wish, strict=True)):
-            step, met = channel.propose(request)
-            steps.append(step)
-            if met:
-                bits |= met
-                touched |= 1 << i
-        if not self._admits(steps):
-            bits |= int(Limit.WORKSPACE)
-            touched |= sum(1 << i for i in self._arm)
-            self._slow_down(steps)
-        sent = np.array([c.commit(x) for c, x in zip(self._channels, steps, strict=True)])
-        if self._guard.widened:
-            arm = [self._channels[i] for i in self._arm]
-            self._guard.settle([c.p for c in arm], [c.v for c in arm], [c.a for c in arm])
+    def _limit(self, wish: NDArray[np.float64]) -> tuple[NDArray[np.floating], Verdict]:
+        sent = np.empty(self._count)
+        bits, touched = self._core.limit(wish, sent)
         return sent, Verdict(bits, touched) if bits else CLEAR
 
-    def _admits(self, steps: Sequence[float]) -> bool:
-        arm = [(self._channels[i], steps[i]) for i in self._arm]
-        states = [c.after(x) for c, x in arm]
-        p, v, a = zip(*states, strict=True)
-        return self._guard.admits(p, v, a, [c.travel for c, _ in arm])
 
-    def _slow_down(self, steps: list[float]) -> None:
-        """Replace the arm's steps by the largest share between braking and wish that the workspace admits."""
-        wish = {i: steps[i] for i in self._arm}
-        stop = {i: self._channels[i].braking for i in self._arm}
-        for share in (0.5, 0.25, 0.0):
-            for i, channel in ((i, self._channels[i]) for i in self._arm):
-                x = stop[i] + share * (wish[i] - stop[i])
-                steps[i] = x if channel.viable(x) else stop[i]
-            if share == 0.0 or self._admits(steps):
-                return
-
-
-def _limits(embodiment: Embodiment, config: ControlConfig, kinematics: Kinematics) -> tuple[NDArray[np.floating], ...]:
+def _limits(
+    embodiment: Embodiment, config: ControlConfig, arm_joints: NDArray[np.intp]
+) -> tuple[NDArray[np.floating], ...]:
     """[J] velocity, acceleration and jerk limits in force: the card's, scaled."""
     scaled = []
     for kind in ("velocity", "acceleration", "jerk"):
         share = np.full(len(embodiment.joints), config.gripper_scale)
-        share[kinematics.arm] = getattr(config, f"{kind}_scale")
+        share[arm_joints] = getattr(config, f"{kind}_scale")
         scaled.append(embodiment.joints.limit(f"max_{kind}") * share)
     return tuple(scaled)

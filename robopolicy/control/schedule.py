@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.curve import ActionLayout, Curve
+from robopolicy.control.native import native
 from robopolicy.control.splice import splice
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import NonFiniteError, explain
@@ -71,6 +73,15 @@ class ChunkSchedule:
         self._lower, self._upper = action.lower + margin, action.upper - margin
         # Clamping single entries of a rotation would turn it.
         self._lower[self.layout.rotation], self._upper[self.layout.rotation] = -np.inf, np.inf
+        self._checks = native and native.Checks(
+            len(action),
+            self.layout.position.tolist(),
+            self.layout.rotation.tolist(),
+            self._middle,
+            self.config.bounds_factor * self._half,
+            self._lower,
+            self._upper,
+        )
         self._tail_ns = round(self.config.stop_tail_knots * self._dt_s * 1e9)
         self._nearest_ns = round(0.5e9 * embodiment.tick_s)
         self._blend_ns = round(self.config.blend_knots * self._dt_s * 1e9)
@@ -105,6 +116,11 @@ class ChunkSchedule:
     def empty(self) -> bool:
         """No chunk since the last reset."""
         return not self._scheduled
+
+    @property
+    def path(self) -> Any:
+        """The compiled path, or None."""
+        return self._curve.path
 
     @property
     def end_ns(self) -> int:
@@ -154,11 +170,11 @@ class ChunkSchedule:
         dropped = int((~usable).sum())
         if not usable.any():
             return self.refuse("past", dropped=dropped)
-        time_ns, values = knots_ns[usable], np.asarray(chunk.values, dtype=float)[usable]
+        time_ns, values = knots_ns[usable], np.ascontiguousarray(np.asarray(chunk.values, dtype=float)[usable])
         reason = self._out_of_range(values)
         if reason:
             return self.refuse(reason, dropped=dropped)
-        values = self.layout.orthonormal(np.clip(values, self._lower, self._upper))
+        values = self._clean(values)
         jump = self._jump(int(time_ns[0]), values[0])
         if jump > 1.0:
             return self.refuse("jump", dropped=dropped, jump=jump)
@@ -188,7 +204,7 @@ class ChunkSchedule:
             return "dt"
         if not valid.any():
             return "no_valid_rows"
-        if not (np.issubdtype(values.dtype, np.number) and np.isfinite(values[valid]).all()):
+        if values.dtype.kind not in "fiu" or not np.isfinite(values[valid]).all():
             return "non_finite"
         if self._newest_t0_ns is not None and chunk.t0_ns < self._newest_t0_ns:
             return "out_of_order"
@@ -198,7 +214,16 @@ class ChunkSchedule:
             return "stale"
         return ""
 
+    def _clean(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Into range, rotations orthonormal; ``values`` is the caller's own."""
+        if self._checks is not None:
+            self._checks.clean(values)
+            return values
+        return self.layout.orthonormal(np.clip(values, self._lower, self._upper))
+
     def _out_of_range(self, values: NDArray[np.floating]) -> str:
+        if self._checks is not None:
+            return ("", "bounds", "rotation")[self._checks.check(values, _MAX_TURN_RAD)]
         if (np.abs(values - self._middle) > self.config.bounds_factor * self._half).any():
             return "bounds"
         if len(self.layout.rotation):
@@ -214,7 +239,8 @@ class ChunkSchedule:
         return ""
 
     def _jump(self, time_ns: int, value: NDArray[np.floating]) -> float:
-        metres, radians = self.layout.jump(self._curve.at(time_ns), value)
+        jump = self.layout.jump if self._checks is None else self._checks.jump
+        metres, radians = jump(self._curve.at(time_ns), value)
         return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad)
 
 

@@ -53,11 +53,13 @@ def splice(
     """
     overlap_ns = old.end_ns - start_ns
     window_ns = min(blend_ns, overlap_ns) if overlap_ns > 0 else min(blend_ns, max(lateness_ns, 0))
-    weight = blend_weight(time_ns - start_ns, window_ns)
-    count = int((weight < 1.0).sum())
-    if count:
+    if window_ns > 0 and time_ns[0] - start_ns < window_ns:
+        weight = blend_weight(time_ns - start_ns, window_ns)
+        count = int((weight < 1.0).sum())
         before = np.array([old.at(int(t)) for t in time_ns[:count]])
         values = values.copy()
         values[:count] = old.layout.between(before, values[:count], weight[:count])
-    times = [int(start_ns), *(int(t) for t in time_ns)]
-    return Curve(old.layout, times, np.vstack([old.at(start_ns), values]), old.rate(start_ns), tail_ns)
+    times = [int(start_ns), *time_ns.tolist()]
+    knots = np.empty((len(times), values.shape[1]))
+    knots[0], knots[1:] = old.at(start_ns), values
+    return Curve(old.layout, times, knots, old.rate(start_ns), tail_ns)

@@ -12,7 +12,16 @@ from robopolicy.evaluation import svg
 from robopolicy.evaluation.html import Markup, Section, code, columns, details, facts, figure, table, tiles, video
 from robopolicy.evaluation.result import EpisodeResult
 
-__all__ = ["MAX_VIDEOS", "headline_tiles", "report_plots", "report_sections", "sweep_blocks", "video_grid"]
+__all__ = [
+    "MAX_VIDEOS",
+    "headline_tiles",
+    "lost_notice",
+    "report_plots",
+    "report_sections",
+    "sweep_blocks",
+    "variant_blocks",
+    "video_grid",
+]
 
 MAX_VIDEOS = 12
 """Videos carried inside a page; the others stay beside it."""
@@ -27,16 +36,39 @@ def report_sections(report: Mapping[str, Any], folder: str | os.PathLike[str]) -
     """
     episodes = [EpisodeResult.from_dict(row) for row in report["episodes"]]
     result: list[Markup | str] = [headline_tiles(report)]
+    if report.get("lost"):
+        result.insert(0, lost_notice(report))
     if report.get("missing_episodes"):
         result.append(f"Episodes without a result: {', '.join(map(str, report['missing_episodes']))}.")
     sections = [Section("Result", [*result, report_plots(report)])]
     if report.get("sweep"):
         sections.append(Section("Success against latency", sweep_blocks(report["sweep"])))
+    if report.get("variants"):
+        sections.append(Section("Robustness", variant_blocks(report["variants"])))
+    if report.get("sequential"):
+        sections.insert(1, Section("Stopped early", _sequential(report["sequential"])))
     if any(episode.video for episode in episodes):
-        sections.append(Section("Videos", [video_grid(episodes, folder)]))
+        sections.append(Section("Videos", [*_films(report.get("films")), video_grid(episodes, folder)]))
+    if report.get("metrics"):
+        sections.append(Section("Figures of the task", [_metrics(report["metrics"])]))
     sections.append(Section("Episodes", [_episode_table(episodes)]))
     sections.append(Section("How it was made", _provenance(report)))
     return sections
+
+
+def lost_notice(report: Mapping[str, Any]) -> str:
+    """Loud words about episodes that were not evaluated; empty if there are none."""
+    lost = report.get("lost") or ()
+    if not lost:
+        return ""
+    counts: dict[str, int] = {}
+    for row in lost:
+        counts[row["termination"]] = counts.get(row["termination"], 0) + 1
+    why = ", ".join(f"{word.replace('_', ' ')} {count}" for word, count in sorted(counts.items()))
+    return (
+        f"NOT EVALUATED: {len(lost)} of {len(lost) + report['n']} episodes were lost ({why}); "
+        f"every rate is over the other {report['n']}. Lost: {', '.join(str(row['index']) for row in lost)}."
+    )
 
 
 def headline_tiles(report: Mapping[str, Any]) -> Markup:
@@ -50,10 +82,11 @@ def headline_tiles(report: Mapping[str, Any]) -> Markup:
     return tiles(
         [
             ("success", f"{report['success_rate'] * 100:.1f} %", f"{report['successes']} of {report['n']}", ""),
-            ("95 % interval", f"{lower * 100:.0f} to {upper * 100:.0f}", "percent, Wilson", ""),
+            ("95 % interval", f"{lower * 100:.0f} to {upper * 100:.0f}", _exact_note(report), ""),
             ("steps to success", _or_dash(lengths["p50"]), f"median, longest {_or_dash(lengths['max'])}", ""),
             ("inference", p50, note, ""),
             ("missing setpoints", str(missing), f"of {safety['ticks']} ticks", "bad" if missing else "good"),
+            *_force_tile(safety.get("peak_force_n")),
             (
                 "largest seam step",
                 f"{seam:.2f} \u00d7",
@@ -62,6 +95,70 @@ def headline_tiles(report: Mapping[str, Any]) -> Markup:
             ),
         ]
     )
+
+
+def _exact_note(report: Mapping[str, Any]) -> str:
+    low, high = report["success_at_end"]["clopper_pearson_95"]
+    return f"percent, Wilson; exact {low * 100:.0f} to {high * 100:.0f}"
+
+
+def _force_tile(force: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    if not force or not force["n"]:
+        return []
+    return [("peak contact force", f"{force['max']:.3g} N", f"median over episodes {force['p50']:.3g} N", "")]
+
+
+def variant_blocks(variants: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
+    """Bars and table of success under variants, see :func:`robopolicy.evaluation.sweep.variant_table`."""
+    bars = svg.proportion_bars([(row["variant"], row["successes"], row["n"], row["wilson_95"]) for row in variants])
+    head = ("variant", "successes", "n", "rate", "Wilson 95 %", "change (points)", "paired 95 %")
+    rows = [
+        (
+            *(row["variant"], row["successes"], row["n"], f"{row['rate'] * 100:.1f} %", _interval(row["wilson_95"])),
+            None if row["change"] is None else f"{row['change'] * 100:+.1f}",
+            None if row["change_95"] is None else " to ".join(f"{end * 100:+.1f}" for end in row["change_95"]),
+        )
+        for row in variants
+    ]
+    caption = f"The same episodes under every variant; change against {variants[0]['variant']}."
+    return [figure(bars, caption), table(head, rows)]
+
+
+def _sequential(found: Mapping[str, Any]) -> list[Markup | str]:
+    low, high = found["interval"]
+    what = f"the rate {found['null']:g}" if found["kind"] == "target" else f"the run {found['against']}"
+    decision = {"above": f"better than {what}", "below": f"worse than {what}", "equal": f"as good as {what}"}
+    said = decision.get(found["decision"] or "", f"not told from {what}")
+    return [
+        f"After {found['used']} of at most {found['planned']} episodes: {said}. The test may be looked at after every "
+        f"episode; any wrong decision has probability at most {found['alpha']:g}.",
+        facts(
+            {
+                "estimate": None if found["estimate"] is None else f"{found['estimate']:+.3f}",
+                "confidence sequence": f"{low:+.3f} to {high:+.3f}",
+                "evidence for better": f"{found['e_above']:.3g}",
+                "evidence for worse": f"{found['e_below']:.3g} (decides at {2 / found['alpha']:g})",
+                "method": found["source"],
+            }
+        ),
+        "The other intervals of this page suppose that the number of episodes was fixed beforehand.",
+    ]
+
+
+def _films(films: Mapping[str, Any] | None) -> list[Markup | str]:
+    if not films:
+        return []
+    shown = ", ".join(map(str, films["episodes"]))
+    said = f"Filmed by running these episodes once more: {shown}."
+    if films["differing"]:
+        other = ", ".join(map(str, films["differing"]))
+        said += f" WARNING: episodes {other} ended otherwise the second time, so their films show another run."
+    return [said]
+
+
+def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+    keys = ("n", "mean", "min", "p50", "p95", "max")
+    return table(("figure", *keys), [(name, *(found[key] for key in keys)) for name, found in metrics.items()])
 
 
 def report_plots(report: Mapping[str, Any]) -> Markup:
@@ -143,12 +240,12 @@ def sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
 
 def _episode_table(episodes: Sequence[EpisodeResult]) -> Markup:
     head: tuple[str, ...] = ("episode", "at the end", "once", "steps", "seconds", "ended by", "calls")
-    head += ("slowest call (ms)", "latency (ms)", "missing", "clipped", "seam (\u00d7)", "CPU (s)")
+    head += ("slowest call (ms)", "latency (ms)", "missing", "clipped", "seam (\u00d7)", "force (N)", "CPU (s)")
     rows = [
         (
             *(e.index, e.success_at_end, e.success_once, e.length, e.duration_s, e.termination, len(e.inference_ms)),
             *(max(e.inference_ms, default=None), e.latency_ms, e.missing_setpoints, e.clipped_ticks),
-            *(e.max_seam_velocity_step, e.cpu_s),
+            *(e.max_seam_velocity_step, e.peak_force_n, e.cpu_s),
         )
         for e in episodes
     ]

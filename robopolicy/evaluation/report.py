@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robopolicy.errors import DataError, RobopolicyError, StorageError, explain, suggest
+from robopolicy.errors import DataError, RobopolicyError, StorageError, explain
 from robopolicy.evaluation.files import plain, read_json, write_json
+from robopolicy.evaluation.header import ReportHeader, plain_header, versions
 from robopolicy.evaluation.html import write_html
 from robopolicy.evaluation.page import report_sections
 from robopolicy.evaluation.result import EpisodeResult
@@ -33,8 +30,8 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 CRITERION = "success_at_end"
-_PACKAGES = ("robopolicy", "numpy", "torch", "mujoco", "zarr")
-_IDENTITY = ("task", "embodiment", "embodiment_hash", "policy", "checkpoint_hash", "split")
+_IDENTITY = ("task", "embodiment", "embodiment_hash", "policy", "checkpoint_hash", "split", "variant")
+_MORE = ("variants", "sequential", "films")
 _SECTIONS = (
     *("header", "successes", "n", "success_rate", "wilson_95", "success_once", "success_at_end", "lengths"),
     *("latency", "safety", "terminations", "sweep", "versions", "episodes"),
@@ -45,55 +42,12 @@ class ReportNotFoundError(RobopolicyError, FileNotFoundError):
     """No report.json at the path given."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportHeader:
-    """What was evaluated and how to do it again.
-
-    Attributes:
-        task: Name of the task.
-        embodiment: Name of the embodiment card.
-        policy: Name of the policy family or baseline (``diffusion``, ``null``, ``expert`` ...).
-        split: Split of the episodes.
-        embodiment_hash: Content hash of the card.
-        checkpoint: Where the weights came from, None for a baseline.
-        checkpoint_hash: Content hash of the checkpoint, None for a baseline.
-        episodes: Indices asked for, of which those without a result are reported as missing; None: those with one.
-        command: The command line that makes this report again.
-        seeds: Named seeds (training, noise ...).
-        control: Configuration of the executor and the latency model.
-        extra: Anything else worth keeping, JSON-able.
-    """
-
-    task: str
-    embodiment: str
-    policy: str
-    split: str
-    embodiment_hash: str | None = None
-    checkpoint: str | os.PathLike[str] | None = None
-    checkpoint_hash: str | None = None
-    episodes: Iterable[int] | None = None
-    command: str | Sequence[str] | None = None
-    seeds: Any = field(default_factory=dict)
-    control: Any = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python and the packages that decide a result, read from metadata without importing any of them."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def build_report(
     results: Sequence[EpisodeResult | Mapping[str, Any]],
     header: ReportHeader | Mapping[str, Any],
     *,
     sweep: Sequence[Mapping[str, Any]] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of report.json, without writing it.
 
@@ -101,11 +55,23 @@ def build_report(
         results: At least one, each episode once, all of the header's task, embodiment and split.
         header: :class:`ReportHeader` or a mapping with its fields.
         sweep: What :func:`robopolicy.evaluation.sweep.latency_sweep` returned.
+        more: Further sections: ``variants`` (:func:`~robopolicy.evaluation.sweep.variant_table`), ``sequential`` (the
+            state of a :class:`~robopolicy.evaluation.sequential.StopRule`), ``films`` (what was filmed again).
 
     Raises:
         DataError: no results, a duplicate, a stranger to the header, or a value that is not finite.
+
+    Returns:
+        Episodes that were lost (:data:`~robopolicy.evaluation.result.LOST`) are in ``lost``, not in ``episodes``: every
+        rate is over the others, and ``lost_attempts`` counts the restarts behind all of them.
     """
-    episodes = _checked([_episode(item) for item in results], head := _header(header))
+    everything = _checked([_episode(item) for item in results], head := plain_header(header))
+    episodes = [episode for episode in everything if not episode.lost]
+    if not episodes:
+        mend = "see why the simulation died; for a benchmark: robopolicy bench-env check NAME"
+        raise DataError(explain("every episode was lost", given=f"{len(everything)} episodes", mend=mend))
+    if unknown := set(more or ()) - set(_MORE):
+        raise DataError(explain("unknown section of a report", given=sorted(unknown), allowed=_MORE))
     asked = head.pop("episodes")
     done = [episode.index for episode in episodes]
     at_end = rate(sum(episode.success_at_end for episode in episodes), len(episodes))
@@ -114,13 +80,17 @@ def build_report(
         "schema_version": SCHEMA_VERSION,
         "header": {**head, "episodes": done if asked is None else asked},
         "missing_episodes": sorted(set(asked or ()) - set(done)),
+        "lost": [episode.to_dict() for episode in everything if episode.lost],
+        "lost_attempts": sum(episode.lost_attempts for episode in everything),
         "criterion": CRITERION,
         "successes": at_end["successes"],
         "n": at_end["n"],
         "success_rate": at_end["rate"],
         "wilson_95": at_end["wilson_95"],
+        "clopper_pearson_95": at_end["clopper_pearson_95"],
         "success_once": rate(sum(episode.success_once for episode in episodes), len(episodes)),
         "success_at_end": at_end,
+        "success_instant": _rate_where_known([episode.success_instant for episode in episodes]),
         "lengths": {
             "all": summary(episode.length for episode in episodes),
             "successes": summary(episode.length for episode in episodes if episode.success_at_end),
@@ -136,11 +106,17 @@ def build_report(
             "clipped_ticks": clipped,
             "clipped_fraction": clipped / ticks if ticks else None,
             "max_seam_velocity_step": max(episode.max_seam_velocity_step for episode in episodes),
+            "peak_force_n": summary(e.peak_force_n for e in episodes if e.peak_force_n is not None),
         },
-        "terminations": dict(sorted(Counter(episode.termination for episode in episodes).items())),
+        "metrics": {
+            name: summary(episode.metrics[name] for episode in episodes if name in episode.metrics)
+            for name in sorted({name for episode in episodes for name in episode.metrics})
+        },
+        "terminations": dict(sorted(Counter(episode.termination for episode in everything).items())),
         "cpu_s": sum(episode.cpu_s for episode in episodes),
         "sweep": None if sweep is None else list(sweep),
-        "versions": versions(),
+        **{name: (more or {}).get(name) for name in _MORE},
+        "versions": {**versions(), **head["extra"].get("versions", {})},
         "episodes": [episode.to_dict() for episode in episodes],
     }
     return plain(report)
@@ -152,6 +128,7 @@ def write_report(
     header: ReportHeader | Mapping[str, Any],
     *,
     sweep: Sequence[Mapping[str, Any]] | None = None,
+    more: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write report.json, then report.html beside it, and return the content of report.json.
@@ -161,13 +138,14 @@ def write_report(
         results: See :func:`build_report`.
         header: See :func:`build_report`.
         sweep: See :func:`build_report`.
+        more: See :func:`build_report`.
         overwrite: Replace the report of another policy, checkpoint, task, embodiment or split.
 
     Raises:
         DataError: unusable results, or ``out_dir`` holds a report of something else.
         StorageError: the disk is full or refuses; an earlier report.json is intact.
     """
-    report = build_report(results, header, sweep=sweep)
+    report = build_report(results, header, sweep=sweep, more=more)
     check_out(out_dir, report["header"], overwrite=overwrite)
     folder = Path(out_dir)
     # A page of the old results must not outlive them if the disk fills up between the two files.
@@ -193,7 +171,8 @@ def check_out(
     path = Path(out_dir) / "report.json"
     if overwrite or not path.exists():
         return
-    mine, there = _header(header), read_report(out_dir)["header"]
+    mine, there = plain_header(header), read_report(out_dir)["header"]
+    there = {"variant": "nominal"} | there  # reports from before there were variants
     differing = [name for name in _IDENTITY if mine[name] != there.get(name)]
     # Without a hash on either side the path is all there is to tell two checkpoints apart.
     if mine["checkpoint_hash"] is None and there.get("checkpoint_hash") is None:
@@ -268,16 +247,9 @@ def _episode(item: EpisodeResult | Mapping[str, Any]) -> EpisodeResult:
     return item if isinstance(item, EpisodeResult) else EpisodeResult.from_dict(item)
 
 
-def _header(header: ReportHeader | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(header, Mapping):
-        names = [item.name for item in dataclasses.fields(ReportHeader)]
-        unknown = [f"unknown '{key}' ({suggest(str(key), names) or 'see extra'})" for key in header if key not in names]
-        absent = [f"missing {name}" for name in names[:4] if not header.get(name)]
-        if unknown or absent:
-            raise DataError(explain("the report header is wrong", given="; ".join(unknown + absent), allowed=names))
-        header = ReportHeader(**header)
-    asked = None if header.episodes is None else [int(index) for index in header.episodes]
-    return plain(dataclasses.replace(header, episodes=asked), "header")
+def _rate_where_known(values: Sequence[bool | None]) -> dict[str, Any] | None:
+    known = [value for value in values if value is not None]
+    return rate(sum(known), len(known)) if known else None
 
 
 def _checked(episodes: list[EpisodeResult], head: Mapping[str, Any]) -> list[EpisodeResult]:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from robopolicy.errors import DataError, explain, suggest
 
-__all__ = ["MEASURED_FIELDS", "TERMINATIONS", "EpisodeResult"]
+__all__ = ["LOST", "MEASURED_FIELDS", "TERMINATIONS", "EpisodeResult"]
 
 TERMINATIONS = ("success", "timeout", "fault", "unstable")
-"""Why an episode ended: solved and held, out of steps, safety fault latched, physics diverged."""
+"""Why an episode ended: solved and held, out of steps, safety fault latched, physics diverged. A task may add words of
+its own for what cannot be mended (``dropped``), in lower case."""
 
-MEASURED_FIELDS = ("inference_ms", "cpu_s", "video")
+LOST = ("environment_crashed", "environment_hung")
+"""Terminations of an episode that was not evaluated: the process of the simulation was lost, so nothing is known of the
+policy. Such an episode counts neither as a success nor as a failure."""
+
+MEASURED_FIELDS = ("inference_ms", "cpu_s", "video", "lost_attempts")
 """Fields that depend on the machine or on where files were put; all others are a function of the episode's seed."""
 
 _TEXT = ("split", "task", "embodiment", "termination")
-_COUNTS = ("index", "length", "ticks", "tracking_ticks", "missing_setpoints", "clipped_ticks", "chunks")
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_COUNTS = (
+    "index",
+    "length",
+    "ticks",
+    "tracking_ticks",
+    "missing_setpoints",
+    "clipped_ticks",
+    "chunks",
+    "lost_attempts",
+)
 _FLAGS = ("success_once", "success_at_end")
 _REALS = ("duration_s", "latency_ms", "max_seam_velocity_step", "cpu_s")
 _LISTS = ("inference_ms", "initial_state")
@@ -33,11 +49,11 @@ class EpisodeResult:
         split: ``train``, ``val`` or ``test``.
         task: Name of the task.
         embodiment: Name of the embodiment card.
-        success_once: The task's predicate (hold time included) was true at some tick.
-        success_at_end: It was true when the episode ended.
+        success_once: The task's condition had lasted for its hold time at some tick.
+        success_at_end: It still had when the episode ended; the two differ where an episode goes on after success.
         length: Control steps.
         duration_s: Time of the executor's clock: simulated in ``eval``, real in ``deploy``.
-        termination: One of :data:`TERMINATIONS`.
+        termination: One of :data:`TERMINATIONS`, or a task's own word.
         inference_ms: Measured time of each policy call, milliseconds.
         latency_ms: Mean latency that was applied between an observation and its chunk, milliseconds.
         ticks: Setpoint ticks of the episode.
@@ -47,8 +63,13 @@ class EpisodeResult:
         max_seam_velocity_step: Largest velocity step at a chunk seam, in ticks of the acceleration limit (1 = allowed).
         chunks: Chunks that the executor accepted.
         initial_state: State after reset, physical units; two runs of one index must agree in it.
-        cpu_s: CPU time of the process over the episode.
+        cpu_s: CPU time of the process over the episode, and the episode's share of a shared inference process.
         video: Path of the video relative to the report's folder, or None.
+        success_instant: The condition was true at some tick, held or not; None where it was not watched.
+        peak_force_n: Largest normal force (N) between the robot and anything else at a tick, summed over the contact
+            points of one pair of bodies; None where it was not measured.
+        metrics: Figures of the task itself, by name with unit.
+        lost_attempts: How often its simulation crashed or hung, so that it was run again from the start.
 
     Raises:
         DataError: a field has the wrong type, is not finite, or contradicts another; every problem is named.
@@ -74,6 +95,10 @@ class EpisodeResult:
     initial_state: Sequence[float]
     cpu_s: float = 0.0
     video: str | None = None
+    success_instant: bool | None = None
+    peak_force_n: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    lost_attempts: int = 0
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -89,12 +114,16 @@ class EpisodeResult:
 
     def _contradictions(self) -> list[str]:
         found = []
-        if self.termination not in TERMINATIONS:
-            found.append(f"termination {self.termination!r} is not one of {', '.join(TERMINATIONS)}")
+        if not _WORD.fullmatch(self.termination):
+            found.append(f"termination {self.termination!r} is neither one of {', '.join(TERMINATIONS)} nor a word")
         if self.success_at_end and not self.success_once:
             found.append("success_at_end without success_once")
         if self.termination == "success" and not self.success_once:
             found.append("termination 'success' without success_once")
+        if self.lost and (self.success_once or not self.lost_attempts):
+            found.append("an episode that was lost has no success, and has been lost at least once")
+        if self.success_once and self.success_instant is False:
+            found.append("success_once without success_instant")
         if max(self.tracking_ticks, self.clipped_ticks) > self.ticks:
             found.append(
                 f"tracking_ticks {self.tracking_ticks} or clipped_ticks {self.clipped_ticks} > ticks {self.ticks}"
@@ -106,12 +135,16 @@ class EpisodeResult:
         """(task, embodiment, split, index): what makes two episodes the same episode."""
         return self.task, self.embodiment, self.split, self.index
 
+    @property
+    def lost(self) -> bool:
+        """Whether it was not evaluated, see :data:`LOST`."""
+        return self.termination in LOST
+
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, ready for strict JSON."""
-        return {
-            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
-            for field in fields(self)
-        }
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain |= {name: list(plain[name]) for name in _LISTS} | {"metrics": dict(self.metrics)}
+        return plain
 
     def outcome(self) -> dict[str, Any]:
         """:meth:`to_dict` without :data:`MEASURED_FIELDS`: equal for any number of workers and any order."""
@@ -119,14 +152,15 @@ class EpisodeResult:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> EpisodeResult:
-        """Inverse of :meth:`to_dict`.
+        """Inverse of :meth:`to_dict`; what has a default may be missing.
 
         Raises:
             DataError: a key is unknown or missing, or a value is bad; all problems in one message.
         """
-        names = [field.name for field in fields(cls)]
+        names = [item.name for item in fields(cls)]
+        needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         unknown = [f"'{key}' ({suggest(str(key), names) or 'no such field'})" for key in mapping if key not in names]
-        missing = [name for name in names if name not in mapping]
+        missing = [name for name in needed if name not in mapping]
         if unknown or missing:
             given = "; ".join(
                 ([f"unknown {', '.join(unknown)}"] if unknown else [])
@@ -187,8 +221,17 @@ def _list(value: Any) -> tuple[float, ...]:
         raise TypeError("a list of finite numbers") from None
 
 
-def _video(value: Any) -> str | None:
-    return None if value is None else _text(value)
+def _maybe(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+def _figures(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+        raise TypeError("a mapping of names to finite numbers")
+    try:
+        return {name: _finite(item) for name, item in value.items()}
+    except TypeError:
+        raise TypeError("a mapping of names to finite numbers") from None
 
 
 _CHECKS = {
@@ -197,5 +240,8 @@ _CHECKS = {
     **dict.fromkeys(_FLAGS, _flag),
     **dict.fromkeys(_REALS, _real),
     **dict.fromkeys(_LISTS, _list),
-    "video": _video,
+    "video": _maybe(_text),
+    "success_instant": _maybe(_flag),
+    "peak_force_n": _maybe(_real),
+    "metrics": _figures,
 }

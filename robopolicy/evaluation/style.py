@@ -31,7 +31,7 @@ p{margin:0 0 12px;max-width:75ch;overflow-wrap:anywhere}
 .tile.bad .note,b.bad{color:var(--bad)}
 .tile.warn .note{color:var(--warn)}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:20px;align-items:start}
-.columns+*{margin-top:16px}
+.columns+*,.scroll+*{margin-top:16px}
 figure{margin:0 0 12px;min-width:0}
 figcaption{color:var(--muted);font-size:.86rem;max-width:60ch}
 svg{display:block;width:100%;max-width:420px;height:auto}
@@ -63,6 +63,10 @@ th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line)
 th{color:var(--muted);font-weight:600;position:sticky;top:0;background:var(--card)}
 td.num,th.num{text-align:right;padding-right:16px}
 tr.bad td{background:color-mix(in srgb,var(--bad) 9%,transparent)}
+tr.good td{background:color-mix(in srgb,var(--good) 9%,transparent)}
+h3{font-size:1rem;margin:0 0 8px;overflow-wrap:anywhere}
+a.meter{display:block;color:var(--ink);padding:2px 8px;border-radius:5px;
+background:linear-gradient(90deg,var(--band) var(--v),var(--track) var(--v))}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;margin:0 0 12px;font-size:.92rem}
 dt{color:var(--muted)}
 dd{margin:0;overflow-wrap:anywhere;min-width:0}

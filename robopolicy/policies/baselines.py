@@ -15,7 +15,19 @@ from robopolicy.policies.checks import check_observation
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Observation
 
-__all__ = ["BaselineConfig", "NullPolicy", "RandomPolicy", "build_null", "build_random"]
+__all__ = [
+    "JOINT_REACH_RAD",
+    "BaselineConfig",
+    "NoAction",
+    "NullPolicy",
+    "RandomAction",
+    "RandomPolicy",
+    "build_null",
+    "build_random",
+]
+
+JOINT_REACH_RAD = 0.6
+"""Half of what the executor takes for a jump (``reject_jump_rad``): its reference may be as far ahead of the joints."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,12 @@ class NullPolicy:
 
 
 class RandomPolicy(NullPolicy):
-    """One uniform position in the workspace and one gripper opening per chunk; the orientation stays as measured."""
+    """One uniform position in the workspace and one gripper opening per chunk; the orientation stays as measured.
+
+    A robot that is driven by its joints is given a uniform position of each, brought within :data:`JOINT_REACH_RAD` of
+    the measured one: the executor refuses chunks that begin further away, and a robot whose chunks are refused stands
+    still.
+    """
 
     def act(
         self,
@@ -97,17 +114,79 @@ class RandomPolicy(NullPolicy):
         check_observation(observation, self._spec)
         channels = self._spec.embodiment.action
         drawn = np.random.default_rng(rng).uniform(channels.lower, channels.upper)
+        if self._spec.embodiment.action_space != "ee_pose":
+            here = np.asarray(observation.state[-1], float)
+            drawn = np.clip(drawn, here - JOINT_REACH_RAD, here + JOINT_REACH_RAD)
+            return self._chunk(np.repeat(drawn[None], self._spec.action_horizon, axis=0), observation)
         target = np.asarray(observation.state[-1], float).copy()
         moved = np.concatenate([channels.select("ee_position"), channels.select(self._spec.embodiment.gripper)])
         target[moved] = drawn[moved]
         return self._chunk(np.repeat(target[None], self._spec.action_horizon, axis=0), observation)
 
 
-def build_null(parameters: Mapping[str, Any], *, embodiment: Embodiment, **_: Any) -> NullPolicy:
+class _ActionBaseline:
+    """Of a robot whose actions are not states: a benchmark's, in its own normalised form."""
+
+    def __init__(self, config: BaselineConfig, embodiment: Embodiment):
+        self._spec = PolicySpec(embodiment, 1, config.action_horizon, config.action_horizon, state=False)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its needs: none."""
+        return self._spec
+
+    def _chunk(self, value: Any, observation: Observation) -> ActionChunk:
+        card, horizon = self._spec.embodiment, self._spec.action_horizon
+        values = np.repeat(np.asarray(value, float)[None], horizon, axis=0)
+        return ActionChunk(values, int(observation.time_ns[-1]), card.control_dt_s, card.hash, horizon=horizon)
+
+
+class NoAction(_ActionBaseline):
+    """Zero in every channel, or the nearest to it that the channel allows."""
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """values [Ta, A], all the same."""
+        channels = self._spec.embodiment.action
+        return self._chunk(np.clip(0.0, channels.lower, channels.upper), observation)
+
+
+class RandomAction(_ActionBaseline):
+    """One uniform action per chunk."""
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """values [Ta, A], all the same."""
+        channels = self._spec.embodiment.action
+        return self._chunk(np.random.default_rng(rng).uniform(channels.lower, channels.upper), observation)
+
+
+def _own_actions(embodiment: Embodiment) -> bool:
+    """Whether the card's actions are a benchmark's own and not targets of an arm."""
+    return embodiment.action_space == "custom" and not embodiment.arms
+
+
+def build_null(parameters: Mapping[str, Any], *, embodiment: Embodiment, **_: Any) -> NullPolicy | NoAction:
     """The registry's entry ``null``; normaliser and widths are not needed."""
+    if _own_actions(embodiment) and embodiment.action.names != embodiment.state.names:
+        return NoAction(build_config(BaselineConfig, parameters, where="policy"), embodiment)
     return NullPolicy(build_config(BaselineConfig, parameters, where="policy"), embodiment)
 
 
-def build_random(parameters: Mapping[str, Any], *, embodiment: Embodiment, **_: Any) -> RandomPolicy:
+def build_random(parameters: Mapping[str, Any], *, embodiment: Embodiment, **_: Any) -> RandomPolicy | RandomAction:
     """The registry's entry ``random``; normaliser and widths are not needed."""
+    if _own_actions(embodiment):
+        return RandomAction(build_config(BaselineConfig, parameters, where="policy"), embodiment)
     return RandomPolicy(build_config(BaselineConfig, parameters, where="policy"), embodiment)

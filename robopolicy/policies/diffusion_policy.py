@@ -6,7 +6,7 @@ returns indices ``To-1 .. Tp-1``, of which the first ``Ta`` are meant to be exec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -246,7 +246,7 @@ class DiffusionPolicy(nn.Module):
             present: [1, A], see :meth:`loss`; the chunk is 0 where it is.
         """
         condition = self.encoder(state, environment_state, images, image_mask=image_mask)
-        return self._sample(condition, generator, present)
+        return self._sample(condition, [generator], present)
 
     def act(
         self,
@@ -265,55 +265,85 @@ class DiffusionPolicy(nn.Module):
             ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
             NonFiniteError: the network's output is not finite.
         """
-        check_observation(observation, self._spec)
-        generator = np.random.default_rng(rng)
+        return self.act_batch([observation], [rng])[0]
+
+    def act_batch(
+        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
+    ) -> list[ActionChunk]:
+        """One chunk per observation in one pass of the network; the noise of each comes from its own generator.
+
+        Of a batch of one it is :meth:`act`. The kernels of other batch sizes may round the last bits otherwise.
+
+        Args:
+            observations: B of them.
+            rngs: B seeds or generators.
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
+        """
+        for observation in observations:
+            check_observation(observation, self._spec)
+        generators = [np.random.default_rng(rng) for rng in rngs]
         with torch.inference_mode():
-            sample = self._sample(self._condition(observation), generator)
-            state = torch.as_tensor(np.asarray(observation.state, np.float64), device=sample.device)[None]
-            decoded = self.action_form.decode(sample.double(), state)
-        values = decoded[0].cpu().numpy()[self._spec.observation_horizon - 1 :]
+            sample = self._sample(self._condition(observations), generators)
+            state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
+            decoded = self.action_form.decode(sample.double(), torch.as_tensor(state, device=sample.device))
+        values = decoded.cpu().numpy()[:, self._spec.observation_horizon - 1 :]
         if not np.isfinite(values).all():
             raise NonFiniteError(
                 explain("the policy's output is not finite", mend="the weights are damaged: load another checkpoint")
             )
-        return ActionChunk(
-            values=values,
-            t0_ns=int(observation.time_ns[-1]),
-            dt_s=self._spec.embodiment.control_dt_s,
-            embodiment=self._spec.embodiment.hash,
-            horizon=self._spec.action_horizon,
-        )
+        card = self._spec.embodiment
+        return [
+            ActionChunk(
+                values=own,
+                t0_ns=int(observation.time_ns[-1]),
+                dt_s=card.control_dt_s,
+                embodiment=card.hash,
+                horizon=self._spec.action_horizon,
+            )
+            for own, observation in zip(values, observations, strict=True)
+        ]
 
-    def _condition(self, observation: Observation) -> Tensor:
-        device = self.alphas_cumprod.device
+    def _condition(self, observations: Sequence[Observation]) -> Tensor:
+        """Features [B, F] of observations."""
+        device, spec = self.alphas_cumprod.device, self._spec
 
-        def tensor(values: Any) -> Tensor:
-            return torch.tensor(np.asarray(values, np.float32), device=device)[None]
+        def tensor(name: str) -> Tensor:
+            rows = [np.asarray(getattr(observation, name), np.float32) for observation in observations]
+            return torch.tensor(np.stack(rows), device=device)
 
-        images = {n: torch.tensor(np.asarray(observation.image[n]), device=device)[None] for n in self._spec.cameras}
-        environment = tensor(observation.environment_state) if self._spec.environment_state else None
-        state = tensor(observation.state) if self._spec.state else None
-        return self.encoder(state, environment, images)
+        images = {
+            n: torch.tensor(np.stack([np.asarray(o.image[n]) for o in observations]), device=device)
+            for n in spec.cameras
+        }
+        environment = tensor("environment_state") if spec.environment_state else None
+        return self.encoder(tensor("state") if spec.state else None, environment, images)
 
-    def _sample(self, condition: Tensor, generator: np.random.Generator, present: Tensor | None = None) -> Tensor:
-        """Features [1, F] -> normalised chunk [1, Tp, A]; ``present`` as in :meth:`sample`."""
-        device = condition.device
+    def _sample(
+        self, condition: Tensor, generators: Sequence[np.random.Generator], present: Tensor | None = None
+    ) -> Tensor:
+        """Features [B, F] -> normalised chunks [B, Tp, A]; row b draws from ``generators[b]`` alone.
+
+        ``present`` as in :meth:`sample`.
+        """
+        device, rows = condition.device, len(condition)
         shape = (1, self._spec.prediction_horizon, self.action_form.width)
-
         here = None if present is None else present[:, None, :].to(torch.float32)
 
         def draw(_: int = 0) -> Tensor:
-            return torch.as_tensor(generator.standard_normal(shape, dtype=np.float32), device=device)
+            noise = [generator.standard_normal(shape, dtype=np.float32) for generator in generators]
+            return torch.as_tensor(np.concatenate(noise), device=device)
 
         # The FiLM parameters of all steps depend on (step, observation) only: one batched pass instead of one per step.
         steps = torch.as_tensor(self.grid, device=device)
-        films = self.unet.films(steps, condition.expand(len(steps), -1))
-        row = {int(t): i for i, t in enumerate(self.grid)}
+        films = self.unet.films(steps.repeat_interleave(rows), condition.repeat(len(steps), 1))
+        row = {int(t): i * rows for i, t in enumerate(self.grid)}
 
         def denoise(x: Tensor, t: int) -> Tensor:
             i = row[t]
             # Absent channels carry neither noise nor what the network said of them at an earlier step.
-            return self.unet.denoise(x if here is None else x * here, [f[i : i + 1] for f in films])
+            return self.unet.denoise(x if here is None else x * here, [f[i : i + rows] for f in films])
 
         schedule = self.config.schedule
         options: dict[str, Any] = {"prediction": schedule.prediction, "clip": schedule.clip}

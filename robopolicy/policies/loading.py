@@ -79,6 +79,7 @@ def load_policy(
     weights: str = "ema",
     which: str = "last",
     embodiment: str | Embodiment | None = None,
+    like: str | None = None,
 ) -> Policy:
     """Rebuild a trained policy from a checkpoint; nothing else is read.
 
@@ -88,6 +89,8 @@ def load_policy(
         weights: ``ema`` (what should be run) or ``raw``.
         which: ``last`` or ``best`` checkpoint of a run directory.
         embodiment: Name, content hash or card. A policy of several robots has to be told which one it drives.
+        like: Of a policy of several robots: the one that lends its ranges to a robot that it was not trained for; see
+            :mod:`robopolicy.borrowed_view`.
 
     Raises:
         EmbodimentMismatchError: it was not trained for that embodiment, or serves several and none is named.
@@ -107,7 +110,15 @@ def load_policy(
     )
     load_weights(policy, stored.tensors(files[weights]), stored.path / f"{files[weights]}.safetensors")
     policy = policy.to(pick_device(device)).eval().requires_grad_(False)
+    if like is not None and (not isinstance(policy, MixturePolicy) or embodiment is None):
+        what = "names no robot to lend to" if embodiment is None else "is one of a single robot, which lends nothing"
+        raise EmbodimentMismatchError(
+            explain(f"the policy {path} {what}", given=f"like={like}", mend="embodiment=NAME, and train on a mixture")
+        )
     if isinstance(policy, MixturePolicy):
+        if like is not None and embodiment is not None:
+            lent: Policy = policy.bind(embodiment, like)
+            return lent
         index = find_view(policy.views, embodiment, where=f"the policy {path}")
         bound: Policy = policy.bind(policy.views[index].embodiment)
         return bound

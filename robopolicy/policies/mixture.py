@@ -168,17 +168,21 @@ class MixturePolicy(nn.Module):
         """
         return self.bind(observation.embodiment).act(observation, rng=rng, prefix=prefix, goal=goal)
 
-    def bind(self, embodiment: str | Embodiment | None) -> BoundPolicy:
+    def bind(self, embodiment: str | Embodiment | None, like: str | None = None) -> BoundPolicy:
         """The policy of one robot, with its own spec and physical units; shares the weights.
 
         Args:
             embodiment: Name, content hash or card; None where there is only one.
+            like: Robot of the mixture that lends its ranges to one that is not in it (zero-shot).
 
         Raises:
-            EmbodimentMismatchError: not in the mixture; those that are, are named.
+            EmbodimentMismatchError: not in the mixture; those that are, are named. With ``like``: it cannot borrow.
         """
+        from robopolicy.borrowed_view import borrow_view
         from robopolicy.policies.mixture_bound import BoundPolicy
 
+        if like is not None and embodiment is not None:
+            return BoundPolicy(self, *borrow_view(self.views, embodiment, like, where="the mixture policy"))
         return BoundPolicy(self, find_view(self.views, embodiment, where="the mixture policy"))
 
     def sample(

@@ -30,15 +30,16 @@ class BoundPolicy:
 
     Args:
         mixture: The weights, in evaluation mode.
-        index: Of the robot's view.
+        index: Of the robot's view, or of the robot whose masks it uses.
+        view: Of a robot that is not in the mixture, see :func:`robopolicy.borrowed_view.borrow_view`.
 
     Raises:
         ShapeError: the mixture was trained without some of the robot's action channels.
     """
 
-    def __init__(self, mixture: MixturePolicy, index: int):
+    def __init__(self, mixture: MixturePolicy, index: int, view: EmbodimentView | None = None):
         self.mixture, self.index = mixture, index
-        self.view: EmbodimentView = mixture.views[index]
+        self.view: EmbodimentView = view or mixture.views[index]
         card, inner = self.view.embodiment, mixture.spec
         self.view.backward_action(np.zeros((inner.prediction_horizon, mixture.action_mask.shape[1])), self._rest())
         self._rate_hz = inner.embodiment.control_hz

@@ -267,16 +267,16 @@ def test_state_of_a_joint_card_is_its_joints() -> None:
         Kinematics(described).tcp_state(np.zeros(8))
 
 
-@pytest.mark.parametrize("name", ["aloha", "unitree_g1_inspire", "xarm7", "agilex_cobot_magic"])
+@pytest.mark.parametrize("name", ["unitree_g1_inspire", "widowx", "agilex_cobot_magic"])
 def test_simulating_a_card_without_simulation_names_the_mend(name: str) -> None:
     from robopolicy.sim.env import Env
     from robopolicy.sim.registration import simulated_embodiments
+    from robopolicy.sim.task import load_task
 
-    with pytest.raises(
-        SimulationError, match=r"no 'simulation' entry; allowed: panda, ur5e_2f85; mend: add simulation"
-    ):
-        Env("pick_place", name)
-    assert simulated_embodiments() == ["panda", "ur5e_2f85"]
+    known = "allegro, aloha, panda, so101, ur5e_2f85, xarm7"
+    with pytest.raises(SimulationError, match=rf"no 'simulation' entry; allowed: {known}; mend: add simulation"):
+        Env(load_task("pick_place"), name)
+    assert simulated_embodiments() == ["allegro", "aloha", "panda", "so101", "ur5e_2f85", "xarm7"]
 
 
 @pytest.mark.parametrize(("name", "reason"), [("aloha", "2 arms"), ("unitree_g1_inspire", "2 arms")])

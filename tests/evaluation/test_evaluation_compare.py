@@ -129,3 +129,47 @@ def test_missing_side(pair, tmp_path):
     folder, _ = pair("1", "1")
     with pytest.raises(ReportNotFoundError):
         compare(folder, tmp_path / "nowhere")
+
+
+def test_several_tasks_are_strata_and_weigh_the_same(tmp_path, header, outcomes):
+    """Easy task with many episodes, hard one with few: the mean over tasks is not the mean over episodes."""
+    for side, easy, hard in (("a", "1" * 36 + "0" * 4, "1" * 8 + "0" * 2), ("b", "1" * 34 + "0" * 6, "0" * 10)):
+        for task, text in (("pick_place", easy), ("stack", hard)):
+            write_report(tmp_path / side / task, outcomes(text, task=task), {**header, "task": task})
+    result = compare(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
+    assert result["n"] == 50
+    assert result["difference"] == pytest.approx((2 / 40 + 8 / 10) / 2)
+    assert result["tasks"]["stack on panda"]["only_a"] == 8
+    assert result["tasks"]["stack on panda"]["holm_p"] == pytest.approx(2 * 2 / 2**8)
+    assert result["mcnemar_p"] == pytest.approx(2 / 2**10)
+    low, high = result["interval_95"]
+    assert low < result["difference"] < high
+    assert "By task" in (tmp_path / "out" / "compare.html").read_text()
+    single = compare(tmp_path / "a" / "stack", tmp_path / "b" / "stack")  # control: one report is one task
+    assert single["tasks"] is None
+    assert single["difference"] == pytest.approx(0.8)
+    write_report(tmp_path / "a" / "again", outcomes("1", task="stack"), {**header, "task": "stack"})
+    with pytest.raises(DataError, match="two reports of the same task"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_power_bootstrap_and_the_sequential_test_are_told(pair):
+    result = compare(*pair("1" * 20 + "1" * 3 + "0" * 1 + "0" * 20, "1" * 20 + "0" * 3 + "1" * 1 + "0" * 20))
+    assert result["pairs_needed"]["this_difference"] > 100
+    assert any("pairs show it" in note for note in result["notes"])
+    assert result["bootstrap_95"][0] <= result["difference"] <= result["bootstrap_95"][1]
+    assert result["anytime"]["decision"] is None
+    clear = compare(*pair("1" * 40, "0" * 40))
+    assert clear["anytime"]["decision"] == "above"
+    assert 5 < clear["anytime"]["decided_at"] < 15
+
+
+def test_a_run_that_was_ended_by_looking_is_judged_by_the_sequential_test(pair):
+    """Seven wins in a row: p = 0.016 at fixed n, but not enough for someone who stopped because of them."""
+    folders = pair("1" * 7, "0" * 7)
+    assert compare(*folders)["verdict"].startswith("A succeeds more often")  # control
+    path = folders[0] / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sequential": {"used": 7}}))
+    result = compare(*folders)
+    assert result["verdict"].startswith("no difference shown")
+    assert "confidence sequence" in result["verdict"]

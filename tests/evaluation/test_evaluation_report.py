@@ -1,5 +1,6 @@
 """report.json: complete, strict, whole on the disk, and refused when it is not."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -22,7 +23,8 @@ from robopolicy.evaluation.report import (
     versions,
     write_report,
 )
-from robopolicy.evaluation.sweep import latency_sweep
+from robopolicy.evaluation.sequential import StopRule
+from robopolicy.evaluation.sweep import latency_sweep, variant_table
 
 
 def test_figures_of_a_known_run(tmp_path, header, outcomes):
@@ -250,3 +252,35 @@ def test_latency_sweep_refuses_other_episodes(outcomes, episode):
         latency_sweep({0: outcomes("11"), 50: outcomes("11", initial_state=[9.0])})
     with pytest.raises(DataError, match="no episodes"):
         latency_sweep({0: []})
+
+
+def test_variants_sequential_and_films_are_shown(tmp_path, header, outcomes):
+    runs = {"nominal": outcomes("1110"), "heavy": outcomes("1000")}
+    variants = variant_table(runs)
+    assert [row["successes"] for row in variants] == [3, 1]
+    assert variants[0]["change"] is None
+    assert variants[1]["change"] == pytest.approx(-0.5)
+    with pytest.raises(DataError, match="different episodes"):
+        variant_table({"nominal": outcomes("11"), "heavy": outcomes("1")})
+    rule = StopRule(target=0.5)
+    sequential = {**rule.state(runs["nominal"]), "used": 4, "planned": 9, "against": None}
+    films = {"episodes": [3], "differing": [3]}
+    more = {"variants": variants, "sequential": sequential, "films": films}
+    force = [dataclasses.replace(r, peak_force_n=7.5, metrics={"overlap": 0.9}) for r in runs["nominal"]]
+    report = write_report(tmp_path, [dataclasses.replace(force[0], video="v.webp"), *force[1:]], header, more=more)
+    assert report["safety"]["peak_force_n"]["max"] == 7.5
+    assert report["metrics"]["overlap"]["n"] == 4
+    assert report["clopper_pearson_95"] == report["success_at_end"]["clopper_pearson_95"]
+    assert report["success_instant"] is None
+    page = (tmp_path / "report.html").read_text()
+    for part in ("Robustness", "heavy", "After 4 of at most 9", "ended otherwise the second time", "overlap", "7.5 N"):
+        assert part in page
+    with pytest.raises(DataError, match="unknown section"):
+        build_report(force, header, more={"variant": []})
+
+
+def test_reports_of_another_variant_are_not_overwritten(tmp_path, header, outcomes):
+    first = write_report(tmp_path, outcomes("11"), header)
+    assert first["header"]["variant"] == "nominal"
+    with pytest.raises(DataError, match="variant: there nominal, now heavy"):
+        check_out(tmp_path, {**header, "variant": "heavy"})

@@ -32,6 +32,10 @@ GOOD = {
     "initial_state": [0.1, -0.2, 0.3],
     "cpu_s": 1.5,
     "video": None,
+    "success_instant": True,
+    "peak_force_n": 12.5,
+    "metrics": {"overlap": 0.93},
+    "lost_attempts": 0,
 }
 
 
@@ -76,7 +80,13 @@ def test_frozen():
         ("length", "74"),
         ("duration_s", float("nan")),
         ("duration_s", -1.0),
-        ("termination", "finished"),
+        ("termination", "it fell over"),
+        ("success_instant", False),  # contradicts success_once
+        ("success_instant", 1),
+        ("peak_force_n", -0.1),
+        ("metrics", {"overlap": float("nan")}),
+        ("metrics", {"": 1.0}),
+        ("metrics", [1.0]),
         ("inference_ms", [float("inf")]),
         ("inference_ms", "12"),
         ("inference_ms", 12.0),
@@ -117,6 +127,17 @@ def test_unknown_and_missing_fields():
     message = str(caught.value)
     assert "did you mean 'success_once'?" in message
     assert "missing success_once" in message
+
+
+def test_records_from_before_a_field_was_added_are_read():
+    old = {name: value for name, value in GOOD.items() if name not in ("success_instant", "peak_force_n", "metrics")}
+    result = EpisodeResult.from_dict(old)
+    assert (result.success_instant, result.peak_force_n, result.metrics) == (None, None, {})
+
+
+def test_a_task_may_end_an_episode_with_its_own_word():
+    change = {"termination": "dropped", "success_once": True, "success_at_end": False}
+    assert EpisodeResult(**{**GOOD, **change}).termination == "dropped"
 
 
 def test_outcome_leaves_out_what_the_machine_decides():

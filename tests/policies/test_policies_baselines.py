@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from robopolicy.control.executor import Executor
+from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import ConfigError, NonFiniteError
 from robopolicy.policies.baselines import build_null, build_random
 from robopolicy.protocols import Policy
+from robopolicy.types import Observation, RobotState
 
 
 @pytest.fixture
@@ -36,6 +39,30 @@ def test_random_moves_within_the_workspace_and_keeps_orientation(panda, one_step
     assert (values[:, rotation] == one_step.state[0, rotation]).all()
     assert (policy.act(one_step, rng=7).values == policy.act(one_step, rng=7).values).all()
     assert (policy.act(one_step, rng=7).values != policy.act(one_step, rng=8).values).any()
+
+
+@pytest.mark.parametrize("name", ["aloha", "allegro"])
+def test_random_joints_are_near_enough_for_the_executor(name):
+    card = load_embodiment(name)
+    start = RobotState(0, card.home_position, np.zeros(len(card.joints)))
+    here = Observation(np.tile(card.home_position, (1, 1)).astype(np.float32), np.array([0]), card.hash)
+    policy = build_random({}, embodiment=card)
+    chunks = [policy.act(here, rng=seed) for seed in range(20)]
+    values = np.array([chunk.values[0] for chunk in chunks])
+    assert (values >= card.joints.lower).all()
+    assert (values <= card.joints.upper).all()
+    assert values.std(axis=0).min() > 0.1
+
+    def taken(chunk):
+        executor = Executor(card)
+        executor.reset(start)
+        return executor.submit(chunk, 0).accepted
+
+    assert all(taken(chunk) for chunk in chunks)
+    # control: positions from the whole range are refused at times, on arms nearly always
+    rng = np.random.default_rng(0)
+    whole = [np.tile(rng.uniform(card.joints.lower, card.joints.upper), (8, 1)) for _ in chunks]
+    assert not all(taken(dataclasses.replace(chunks[0], values=value)) for value in whole)
 
 
 def test_refusals(panda, one_step):

@@ -50,7 +50,8 @@ def test_streams_follow_the_contract(tmp_path):
         assert time_ns[0] == 0
         assert set(np.diff(time_ns)) == {50_000_000}
         info = store.info(0)
-        assert info["language"] == env.task.instruction
+        env.reset(options={"split": "train", "index": 0})
+        assert info["language"] == env.task.language()
         env.reset(options={"split": info["metadata"]["split"], "index": info["metadata"]["index"]})
         assert info["metadata"]["initial_state"] == pytest.approx(env.initial_state)
         assert np.array_equal(store.read("state", 0, 1)[0], env.frame().state)

@@ -35,8 +35,8 @@ def largest_difference(embodiment, scene, data, count=200):
         data.qpos[scene.joint_qpos] = q
         mujoco.mj_kinematics(scene.model, data)
         position, matrix = kinematics.forward(q)
-        position_m = max(position_m, np.linalg.norm(position - data.site_xpos[scene.tcp_site]))
-        rotation = max(rotation, np.abs(matrix - data.site_xmat[scene.tcp_site].reshape(3, 3)).max())
+        position_m = max(position_m, np.linalg.norm(position - data.site_xpos[scene.tcp_site[""]]))
+        rotation = max(rotation, np.abs(matrix - data.site_xmat[scene.tcp_site[""]].reshape(3, 3)).max())
     return position_m, rotation
 
 
@@ -70,15 +70,15 @@ def test_ranges_and_torques_are_those_of_the_card(name):
 @pytest.mark.parametrize("name", ARMS)
 def test_home_points_down_and_fingers_close_along_tcp_y(name):
     env = Env("pick_place", name)
-    rotation = env.data.site_xmat[env.scene.tcp_site].reshape(3, 3)
+    rotation = env.data.site_xmat[env.scene.tcp_site[""]].reshape(3, 3)
     assert rotation == pytest.approx(np.diag([1.0, -1.0, -1.0]), abs=1e-5)
-    assert env.data.site_xpos[env.scene.tcp_site][2] > 0.15
+    assert env.data.site_xpos[env.scene.tcp_site[""]][2] > 0.15
     fingers = [env.data.geom("robot/finger_" + side).xpos.copy() for side in ("left", "right")]
     apart = rotation.T @ (fingers[0] - fingers[1])
     assert abs(apart[1]) > 0.07
     assert np.abs(apart[[0, 2]]).max() < 1e-6
     # the pads close around the tool centre point
-    tip = rotation.T @ (0.5 * (fingers[0] + fingers[1]) - env.data.site_xpos[env.scene.tcp_site])
+    tip = rotation.T @ (0.5 * (fingers[0] + fingers[1]) - env.data.site_xpos[env.scene.tcp_site[""]])
     assert np.abs(tip[:2]).max() < 1e-4
 
 

@@ -135,7 +135,7 @@ def test_frame_is_measured_and_consistent(env):
     assert frame.state.dtype == frame.environment_state.dtype == frame.joint_position.dtype == np.float32
     assert frame.state.shape == (10,)
     assert frame.environment_state.shape == (len(env.task.environment_state_names),)
-    assert frame.state[:3] == pytest.approx(env.data.site_xpos[env.scene.tcp_site], abs=1e-5)
+    assert frame.state[:3] == pytest.approx(env.data.site_xpos[env.scene.tcp_site[""]], abs=1e-5)
     named = dict(zip(env.task.environment_state_names, frame.environment_state, strict=True))
     assert named["cube_position.x"] == pytest.approx(env.initial_state["cube.x"], abs=1e-6)
     assert named["goal_position.y"] == pytest.approx(env.initial_state["goal.y"], abs=1e-6)

@@ -41,7 +41,7 @@ def test_wrist_camera_sees_between_the_fingers(name):
     env = Env("pick_place", name)
     env.reset(options={"index": 0})
     before = env.picture("wrist")
-    at = env.data.site_xpos[env.scene.tcp_site]
+    at = env.data.site_xpos[env.scene.tcp_site[""]]
     env.data.joint("cube").qpos[:3] = at
     mujoco.mj_kinematics(env.model, env.data)
     between = env.picture("wrist")
@@ -124,7 +124,7 @@ def test_backend_is_chosen_before_mujoco_and_the_users_choice_wins():
 def longest_gap(env):
     """Rows between red pixels in the middle column of the wrist's picture of a cube held a little low."""
     env.reset(options={"index": 0})
-    env.data.joint("cube").qpos[:7] = [*env.data.site_xpos[env.scene.tcp_site], 1, 0, 0, 0]
+    env.data.joint("cube").qpos[:7] = [*env.data.site_xpos[env.scene.tcp_site[""]], 1, 0, 0, 0]
     mujoco.mj_kinematics(env.model, env.data)
     column = env.picture("wrist")[:, 48].astype(int)
     red = np.flatnonzero((column[:, 0] > 60) & (column[:, 0] > 2 * column[:, 1]))

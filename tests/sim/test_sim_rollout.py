@@ -129,3 +129,40 @@ def test_interrupting_ends_the_workers():
 def test_rollout_of_nothing_is_empty():
     assert rollout(Wander, task="pick_place", embodiment="panda", episodes=[]) == []
     assert np.isfinite(LatencyModel.from_config(0).mean_ms)
+
+
+@pytest.mark.parametrize(
+    ("window_s", "go_on_s", "once", "at_end", "termination", "steps"),
+    [
+        ((0.2, 9.0), 0.0, True, True, "success", 14),
+        ((0.2, 9.0), 0.5, True, True, "success", 24),
+        ((0.2, 0.9), 0.5, True, False, "success", 24),
+        ((0.2, 0.5), 0.5, False, False, "timeout", 30),  # touched, never held
+        ((9.0, 9.1), 0.0, False, False, "timeout", 30),
+        ((0.2, 9.0), 9.0, True, True, "success", 30),  # the horizon comes first
+    ],
+)
+def test_success_once_and_at_the_end_are_two_things(window_s, go_on_s, once, at_end, termination, steps):
+    env = Env("pick_place", "panda")
+    begin, end = window_s
+    env.task.success = lambda data: begin < data.time <= end
+    result = run_episode(env, Wander(env), split="test", index=0, max_steps=30, continue_after_success_s=go_on_s)
+    assert (result.success_once, result.success_at_end, result.termination) == (once, at_end, termination)
+    assert abs(result.length - steps) <= 1
+    assert result.success_instant == (begin < 1.5)
+    assert result.peak_force_n >= 0
+
+
+def test_until_sees_a_prefix_without_gaps_and_ends_the_workers():
+    seen = []
+
+    def until(results):
+        seen.append([r.index for r in results])
+        return len(results) == 3
+
+    results = rollout(
+        Wander, task="pick_place", embodiment="panda", episodes=range(8), workers=2, max_steps=5, until=until
+    )
+    assert seen == [[0], [0, 1], [0, 1, 2]]
+    assert [r.index for r in results] == [0, 1, 2]
+    assert not multiprocessing.active_children()

@@ -1,0 +1,1 @@
+"""Benchmarks of others, each in an environment of its own behind a pipe; see docs/benchmarks.md."""

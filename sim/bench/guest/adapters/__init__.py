@@ -1,0 +1,1 @@
+"""One file per benchmark; each imports its benchmark when it is loaded."""
