@@ -302,7 +302,9 @@ def _card_of(subject: Subject, embodiment: str | Embodiment | None, task: str) -
         embodiment = default_embodiment(task)
     if embodiment is None:
         if subject.embodiment is None:
-            names = registry("embodiment").names()
+            from robopolicy.sim.registration import offered_embodiments
+
+            names = offered_embodiments(task)
             what = f"'{subject.name}' fits any embodiment, so one has to be named"
             raise ConfigError(explain(what, allowed=names, mend="give embodiment=NAME"))
         return subject.embodiment

@@ -20,7 +20,7 @@ from robopolicy.errors import DataError, explain
 from robopolicy.sim.render import CameraRenderer
 
 if TYPE_CHECKING:
-    from robopolicy.sim.env import Env
+    from robopolicy.sim.simulated_robot import SimulatedRobot
 
 __all__ = ["GOAL_IMAGE", "decode_goal_images", "draw_goal", "encode_goal_images"]
 
@@ -28,7 +28,7 @@ GOAL_IMAGE = "goal_image"
 """Key in the metadata of an episode."""
 
 
-def draw_goal(env: Env, camera: str, renderer: CameraRenderer) -> NDArray[np.uint8]:
+def draw_goal(env: SimulatedRobot, camera: str, renderer: CameraRenderer) -> NDArray[np.uint8]:
     """The goal of the running episode, uint8 [H, W, 3].
 
     Args:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from robopolicy.errors import ConfigError, SimulationError, explain
+from robopolicy.errors import ConfigError, RobopolicyError, SimulationError, explain
 from robopolicy.sim.inference import InferenceServer, Slot
 
 __all__ = ["map_episodes"]
@@ -160,7 +160,7 @@ def _child(connection: Connection, initialise: Initialise, slot: Slot | None) ->
                     sys.modules["torch"].set_num_threads(1)
             answer: tuple[None, Any, str | None] = (None, run(index), None)
         except Exception as error:
-            answer = (None, None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            answer = (None, None, _told(error))
         try:
             connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):
@@ -180,3 +180,9 @@ def _single_threaded() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _told(error: Exception) -> str:
+    """An error of ours says how to mend it; where another one comes from has to be seen."""
+    text = f"{type(error).__name__}: {error}"
+    return text if isinstance(error, RobopolicyError) else f"{text}\n{traceback.format_exc()}"

@@ -20,6 +20,10 @@ from robopolicy.types import RobotState
 
 __all__ = ["Limit", "SafetyLimiter", "Verdict"]
 
+DEFAULT_JERK_SCALE = 0.1
+LONGEST_RAMP_S = 0.07
+"""With less jerk an arm cannot follow its own policy: requests are refused at every tick, in turns."""
+
 
 class SafetyLimiter:
     """Bounds position, velocity, acceleration and jerk of every command channel, and the TCP's workspace.
@@ -252,9 +256,14 @@ def _limits(
     embodiment: Embodiment, config: ControlConfig, arm_joints: NDArray[np.intp]
 ) -> tuple[NDArray[np.floating], ...]:
     """[J] velocity, acceleration and jerk limits in force: the card's, scaled."""
-    scaled = []
-    for kind in ("velocity", "acceleration", "jerk"):
-        share = np.full(len(embodiment.joints), config.gripper_scale)
-        share[arm_joints] = getattr(config, f"{kind}_scale")
-        scaled.append(embodiment.joints.limit(f"max_{kind}") * share)
-    return tuple(scaled)
+    limits = {kind: embodiment.joints.limit(f"max_{kind}") for kind in ("velocity", "acceleration", "jerk")}
+    scaled = {kind: limit * config.gripper_scale for kind, limit in limits.items()}
+    for kind, share in (("velocity", config.velocity_scale), ("acceleration", config.acceleration_scale)):
+        scaled[kind][arm_joints] = share * limits[kind][arm_joints]
+    stated = limits["jerk"][arm_joints]
+    if config.jerk_scale is None:
+        needed = scaled["acceleration"][arm_joints] / LONGEST_RAMP_S
+        scaled["jerk"][arm_joints] = np.minimum(np.maximum(DEFAULT_JERK_SCALE * stated, needed), stated)
+    else:
+        scaled["jerk"][arm_joints] = config.jerk_scale * stated
+    return tuple(scaled.values())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robopolicy.config import build as build_config
 from robopolicy.embodiment import Embodiment
@@ -45,8 +47,42 @@ class BaselineConfig:
             raise ConfigError(explain("action_horizon must be at least 1", given=self.action_horizon))
 
 
-class NullPolicy:
-    """Holds the current measured pose and gripper opening."""
+class _HeldTarget(ABC):
+    """Answers with one target, held for a whole chunk."""
+
+    def __init__(self, spec: PolicySpec):
+        self._spec = spec
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its needs."""
+        return self._spec
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """The target, Ta times. values [Ta, A].
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec, where the
+                policy reads it.
+        """
+        card, horizon = self._spec.embodiment, self._spec.action_horizon
+        values = np.repeat(np.asarray(self._target(observation, rng), float)[None], horizon, axis=0)
+        return ActionChunk(values, int(observation.time_ns[-1]), card.control_dt_s, card.hash, horizon=horizon)
+
+    @abstractmethod
+    def _target(self, observation: Observation, rng: int | np.random.Generator) -> NDArray[Any]:
+        """[A], physical units."""
+
+
+class NullPolicy(_HeldTarget):
+    """Holds the current measured pose and gripper opening; reads one row of proprioception."""
 
     def __init__(self, config: BaselineConfig, embodiment: Embodiment):
         if embodiment.action.names != embodiment.state.names:
@@ -57,37 +93,11 @@ class NullPolicy:
                     allowed="ee_pose",
                 )
             )
-        horizon = config.action_horizon
-        self._spec = PolicySpec(embodiment, 1, horizon, horizon)
+        super().__init__(PolicySpec(embodiment, 1, config.action_horizon, config.action_horizon))
 
-    @property
-    def spec(self) -> PolicySpec:
-        """Its needs: one row of proprioception."""
-        return self._spec
-
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """The newest measured state, Ta times. values [Ta, A].
-
-        Raises:
-            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
-        """
+    def _target(self, observation: Observation, rng: int | np.random.Generator) -> NDArray[Any]:
         check_observation(observation, self._spec)
-        return self._chunk(
-            np.repeat(np.asarray(observation.state[-1:], float), self._spec.action_horizon, axis=0), observation
-        )
-
-    def _chunk(self, values: Any, observation: Observation) -> ActionChunk:
-        card = self._spec.embodiment
-        return ActionChunk(
-            values, int(observation.time_ns[-1]), card.control_dt_s, card.hash, horizon=self._spec.action_horizon
-        )
+        return np.asarray(observation.state[-1], float)
 
 
 class RandomPolicy(NullPolicy):
@@ -98,79 +108,39 @@ class RandomPolicy(NullPolicy):
     still.
     """
 
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """A constant random target. values [Ta, A].
-
-        Raises:
-            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
-        """
-        check_observation(observation, self._spec)
+    def _target(self, observation: Observation, rng: int | np.random.Generator) -> NDArray[Any]:
+        here = super()._target(observation, rng)
         channels = self._spec.embodiment.action
         drawn = np.random.default_rng(rng).uniform(channels.lower, channels.upper)
         if self._spec.embodiment.action_space != "ee_pose":
-            here = np.asarray(observation.state[-1], float)
-            drawn = np.clip(drawn, here - JOINT_REACH_RAD, here + JOINT_REACH_RAD)
-            return self._chunk(np.repeat(drawn[None], self._spec.action_horizon, axis=0), observation)
-        target = np.asarray(observation.state[-1], float).copy()
+            return np.clip(drawn, here - JOINT_REACH_RAD, here + JOINT_REACH_RAD)
         moved = np.concatenate([channels.select("ee_position"), channels.select(self._spec.embodiment.gripper)])
+        target = here.copy()
         target[moved] = drawn[moved]
-        return self._chunk(np.repeat(target[None], self._spec.action_horizon, axis=0), observation)
+        return target
 
 
-class _ActionBaseline:
-    """Of a robot whose actions are not states: a benchmark's, in its own normalised form."""
+class _ActionBaseline(_HeldTarget):
+    """Of a robot whose actions are not states: a benchmark's, in its own normalised form. Reads nothing."""
 
     def __init__(self, config: BaselineConfig, embodiment: Embodiment):
-        self._spec = PolicySpec(embodiment, 1, config.action_horizon, config.action_horizon, state=False)
-
-    @property
-    def spec(self) -> PolicySpec:
-        """Its needs: none."""
-        return self._spec
-
-    def _chunk(self, value: Any, observation: Observation) -> ActionChunk:
-        card, horizon = self._spec.embodiment, self._spec.action_horizon
-        values = np.repeat(np.asarray(value, float)[None], horizon, axis=0)
-        return ActionChunk(values, int(observation.time_ns[-1]), card.control_dt_s, card.hash, horizon=horizon)
+        super().__init__(PolicySpec(embodiment, 1, config.action_horizon, config.action_horizon, state=False))
 
 
 class NoAction(_ActionBaseline):
     """Zero in every channel, or the nearest to it that the channel allows."""
 
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """values [Ta, A], all the same."""
+    def _target(self, observation: Observation, rng: int | np.random.Generator) -> NDArray[Any]:
         channels = self._spec.embodiment.action
-        return self._chunk(np.clip(0.0, channels.lower, channels.upper), observation)
+        return np.clip(0.0, channels.lower, channels.upper)
 
 
 class RandomAction(_ActionBaseline):
     """One uniform action per chunk."""
 
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """values [Ta, A], all the same."""
+    def _target(self, observation: Observation, rng: int | np.random.Generator) -> NDArray[Any]:
         channels = self._spec.embodiment.action
-        return self._chunk(np.random.default_rng(rng).uniform(channels.lower, channels.upper), observation)
+        return np.random.default_rng(rng).uniform(channels.lower, channels.upper)
 
 
 def _own_actions(embodiment: Embodiment) -> bool:

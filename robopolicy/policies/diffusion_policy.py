@@ -1,7 +1,6 @@
 """Diffusion Policy (Chi et al. 2023, arXiv 2303.04137): FiLM 1-D U-Net, state and image inputs.
 
-Index convention (see :mod:`robopolicy.types`): prediction index 0 belongs to the oldest observation; :meth:`act`
-returns indices ``To-1 .. Tp-1``, of which the first ``Ta`` are meant to be executed.
+Schedule, sampler and the loss on noise; network and plumbing are :mod:`robopolicy.policies.chunk_network`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robopolicy.config import build as build_config
 from robopolicy.config import to_dict
@@ -21,27 +20,13 @@ from robopolicy.diffusion.parameterization import target
 from robopolicy.diffusion.samplers import ddim, ddpm
 from robopolicy.diffusion.schedule import NoiseSchedule
 from robopolicy.embodiment import Embodiment
-from robopolicy.errors import ConfigError, NonFiniteError, explain
-from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
-from robopolicy.models.observation import ObservationEncoder
+from robopolicy.errors import ConfigError, explain
 from robopolicy.models.robomimic_vision import VisionConfig
-from robopolicy.models.unet1d import FilmUNet1d
 from robopolicy.normalize import Normalizer
-from robopolicy.policies.checks import check_observation
-from robopolicy.protocols import PolicySpec
-from robopolicy.types import ActionChunk, Batch, Losses, Observation
+from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, UNetConfig, increment_ranges, masked_mean
+from robopolicy.types import Batch, Losses
 
-__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "SamplerConfig", "UNetConfig", "build", "derived_ranges"]
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Sizes of the denoiser; the published ones are (256, 512, 1024) for state and (512, 1024, 2048) for images."""
-
-    down: tuple[int, ...] = (256, 512, 1024)
-    step_dim: int = 256
-    kernel: int = 5
-    groups: int = 8
+__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "SamplerConfig", "build", "derived_ranges"]
 
 
 @dataclass(frozen=True)
@@ -64,16 +49,12 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionPolicyConfig:
+class DiffusionPolicyConfig(ChunkConfig):
     """Everything that decides the policy's architecture and behaviour.
 
     Attributes:
-        observation_horizon: To.
-        action_horizon: Ta, executed before re-planning.
-        prediction_horizon: Tp.
-        state: Read proprioception.
-        environment_state: Read the privileged object state (simulation).
-        cameras: Cameras to read, in this order.
+        observation_horizon, action_horizon, prediction_horizon, state, environment_state, cameras: See
+            :class:`~robopolicy.policies.chunk_network.ChunkConfig`.
         masked_loss: Leave padding and absent channels out of the loss; False reproduces the published loss.
         action_form: What is denoised, see :mod:`robopolicy.models.action_form`; ``absolute`` is published.
         observation_mlp: Width of a two-layer perceptron over the low-dimensional observations whose output joins
@@ -82,12 +63,6 @@ class DiffusionPolicyConfig:
             the costly part, go further.
     """
 
-    observation_horizon: int = 2
-    action_horizon: int = 8
-    prediction_horizon: int = 16
-    state: bool = True
-    environment_state: bool = True
-    cameras: tuple[str, ...] = ()
     masked_loss: bool = True
     action_form: str = "absolute"
     observation_mlp: int = 0
@@ -97,24 +72,14 @@ class DiffusionPolicyConfig:
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
-    def __post_init__(self) -> None:
-        problems = []
-        to, ta, tp = self.observation_horizon, self.action_horizon, self.prediction_horizon
-        if min(to, ta, tp) < 1 or to - 1 + ta > tp:
-            problems.append(
-                explain(
-                    "horizons need To-1+Ta <= Tp", given=f"To={to} Ta={ta} Tp={tp}", mend="raise prediction_horizon"
-                )
-            )
-        if not (self.state or self.environment_state or self.cameras):
-            problems.append(explain("the policy observes nothing", mend="switch state or a camera on"))
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
         if self.noise_samples < 1:
             problems.append(explain("noise_samples must be at least 1", given=self.noise_samples))
-        if problems:
-            raise ConfigError(problems)
+        return problems
 
 
-class DiffusionPolicy(nn.Module):
+class DiffusionPolicy(ChunkNetwork):
     """A :class:`~robopolicy.protocols.TrainablePolicy`; stateless between calls.
 
     Args:
@@ -128,59 +93,31 @@ class DiffusionPolicy(nn.Module):
         DataError: statistics missing or of the wrong width.
     """
 
+    config: DiffusionPolicyConfig
     alphas_cumprod: Tensor
 
     def __init__(
         self, config: DiffusionPolicyConfig, embodiment: Embodiment, normalizer: Normalizer, environment_state: int = 0
     ):
-        super().__init__()
-        if config.environment_state and not environment_state:
-            raise ConfigError(
-                explain(
-                    "the policy reads environment_state, the data have none",
-                    mend="set environment_state=false and name cameras, or record it",
-                )
-            )
-        self.config = config
-        self.normalizer = normalizer
-        self._spec = PolicySpec(
-            embodiment=embodiment,
-            observation_horizon=config.observation_horizon,
-            action_horizon=config.action_horizon,
-            prediction_horizon=config.prediction_horizon,
-            state=config.state,
-            environment_state=environment_state if config.environment_state else 0,
-            cameras=config.cameras,
-        )
-        self.action_form = ActionForm(
-            config.action_form, embodiment, normalizer, config.observation_horizon, config.prediction_horizon
-        )
-        self.encoder = ObservationEncoder(self._spec, normalizer, config.vision, config.observation_mlp)
-        unet = config.unet
-        self.unet = FilmUNet1d(
-            self.action_form.width,
-            self.encoder.output_dim,
-            horizon=config.prediction_horizon,
-            down=unet.down,
-            step_dim=unet.step_dim,
-            kernel=unet.kernel,
-            groups=unet.groups,
+        super().__init__(
+            config,
+            embodiment,
+            normalizer,
+            environment_state,
+            action_form=config.action_form,
+            observation_mlp=config.observation_mlp,
+            unet=config.unet,
+            vision=config.vision,
         )
         self.scheduler = config.schedule.scheduler()
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
         self.grid = time_grid(config.schedule.train_steps, config.sampler.steps, config.sampler.spacing)
 
-    @property
-    def spec(self) -> PolicySpec:
-        """Its needs."""
-        return self._spec
-
     def description(self) -> dict[str, Any]:
         """What a checkpoint stores beside the weights: ``target``, ``parameters``, ``environment_state``, schedule."""
         return {
             "target": f"{__name__}:build",
-            "parameters": to_dict(self.config),
-            "environment_state": self._spec.environment_state,
+            **super().description(),
             "schedule": {
                 **to_dict(self.config.schedule),
                 "alphas_cumprod": self.alphas_cumprod.double().tolist(),
@@ -201,9 +138,7 @@ class DiffusionPolicy(nn.Module):
             present: [B, A], 0 for channels that a sample's robot does not have: the network is shown 0 there, without
                 noise, and what it says there does not count. None: all are there.
         """
-        streams = (batch.state, batch.environment_state, batch.image)
-        condition = self.encoder(*streams, augment=self.training, rng=rng, image_mask=batch.image_mask)
-        x0 = self.action_form.encode(batch.action, batch.state)  # [B, Tp, A]
+        condition, x0 = self._encoded(batch, rng)
         mask = batch.action_mask if self.config.masked_loss else torch.ones_like(batch.action_mask)
         here = None
         if present is not None:
@@ -222,8 +157,7 @@ class DiffusionPolicy(nn.Module):
         output = self.unet(x_t, step, condition)
         alpha_bar = self.alphas_cumprod[step][:, None, None]
         squared = (output.float() - target(self.config.schedule.prediction, x0, noise, alpha_bar)).square()
-        weight = mask.to(squared.dtype)
-        per_sample = (squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        per_sample = masked_mean(squared, mask)
         total = per_sample.mean() if self.config.masked_loss or here is not None else squared.mean()
         return Losses(total, {"denoising": total.detach()}, per_sample.detach().unflatten(0, (-1, repeat)).mean(1))
 
@@ -247,78 +181,6 @@ class DiffusionPolicy(nn.Module):
         """
         condition = self.encoder(state, environment_state, images, image_mask=image_mask)
         return self._sample(condition, [generator], present)
-
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """Sample a chunk; the same observation and seed give the same chunk. ``prefix`` and ``goal`` are not used.
-
-        Returns:
-            values f64 [Tp-To+1, A] in physical units.
-
-        Raises:
-            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
-            NonFiniteError: the network's output is not finite.
-        """
-        return self.act_batch([observation], [rng])[0]
-
-    def act_batch(
-        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
-    ) -> list[ActionChunk]:
-        """One chunk per observation in one pass of the network; the noise of each comes from its own generator.
-
-        Of a batch of one it is :meth:`act`. The kernels of other batch sizes may round the last bits otherwise.
-
-        Args:
-            observations: B of them.
-            rngs: B seeds or generators.
-
-        Raises:
-            ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
-        """
-        for observation in observations:
-            check_observation(observation, self._spec)
-        generators = [np.random.default_rng(rng) for rng in rngs]
-        with torch.inference_mode():
-            sample = self._sample(self._condition(observations), generators)
-            state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
-            decoded = self.action_form.decode(sample.double(), torch.as_tensor(state, device=sample.device))
-        values = decoded.cpu().numpy()[:, self._spec.observation_horizon - 1 :]
-        if not np.isfinite(values).all():
-            raise NonFiniteError(
-                explain("the policy's output is not finite", mend="the weights are damaged: load another checkpoint")
-            )
-        card = self._spec.embodiment
-        return [
-            ActionChunk(
-                values=own,
-                t0_ns=int(observation.time_ns[-1]),
-                dt_s=card.control_dt_s,
-                embodiment=card.hash,
-                horizon=self._spec.action_horizon,
-            )
-            for own, observation in zip(values, observations, strict=True)
-        ]
-
-    def _condition(self, observations: Sequence[Observation]) -> Tensor:
-        """Features [B, F] of observations."""
-        device, spec = self.alphas_cumprod.device, self._spec
-
-        def tensor(name: str) -> Tensor:
-            rows = [np.asarray(getattr(observation, name), np.float32) for observation in observations]
-            return torch.tensor(np.stack(rows), device=device)
-
-        images = {
-            n: torch.tensor(np.stack([np.asarray(o.image[n]) for o in observations]), device=device)
-            for n in spec.cameras
-        }
-        environment = tensor("environment_state") if spec.environment_state else None
-        return self.encoder(tensor("state") if spec.state else None, environment, images)
 
     def _sample(
         self, condition: Tensor, generators: Sequence[np.random.Generator], present: Tensor | None = None
@@ -380,7 +242,4 @@ def derived_ranges(
         Stream -> ``min`` and ``max``, to be joined to the store's statistics.
     """
     config = build_config(DiffusionPolicyConfig, parameters, where="policy")
-    if config.action_form != "increment":
-        return {}
-    gathered = windows(config.observation_horizon, config.prediction_horizon)
-    return {INCREMENT_STREAM: increment_range(gathered, embodiment, config.observation_horizon)}
+    return increment_ranges(config, config.action_form, embodiment, windows)

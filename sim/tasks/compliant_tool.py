@@ -7,6 +7,7 @@ stiff arm meets something stiff, and they hide the contact from the arm's joints
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,27 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.sim.task import BaseTask
+
 if TYPE_CHECKING:
     from robopolicy.sim.scene import Scene
 
-__all__ = ["HIDDEN_GROUP", "Compliance", "ForceGauge", "add_compliant_tool", "tool_load_n"]
+__all__ = ["HIDDEN_GROUP", "TOOL_GEOM", "Compliance", "ForceGauge", "ToolTask", "add_compliant_tool", "met_or_seen"]
 
 Array = NDArray[np.floating]
 
 HIDDEN_GROUP = 4
 """Geoms of this group are drawn in no picture."""
+
+TOOL_GEOM: dict[str, Any] = {
+    "mass": 0.05,
+    "contype": 2,
+    "conaffinity": 1,
+    "friction": [0.2, 0.005, 0.0001],
+    "priority": 2,
+    "solref": [0.004, 1],
+}
+"""A tool that slides well; what touches it goes by its friction."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +88,53 @@ def add_compliant_tool(spec: mujoco.MjSpec, name: str, springs: Compliance, mass
     return body
 
 
-def tool_load_n(model: mujoco.MjModel, data: mujoco.MjData, geom: int, wrench: Array) -> float:
-    """Sum of the normal forces on a geom, N; ``wrench`` [6] is scratch space."""
-    total_n = 0.0
-    for i, pair in enumerate(data.contact.geom[: data.ncon].tolist()):
-        if geom in pair:
-            mujoco.mj_contactForce(model, data, i, wrench)
-            total_n += float(wrench[0])
-    return total_n
+def met_or_seen(geom: Any, met: bool) -> None:
+    """Make a geom one that things meet and no picture shows, or one that pictures show and nothing meets."""
+    if met:
+        geom.group = HIDDEN_GROUP
+    else:
+        geom.contype, geom.conaffinity = 0, 0
+
+
+class ToolTask(BaseTask):
+    """A tool on springs, and something for it to meet that is not quite where it is seen.
+
+    Attributes:
+        force_limit_n: Contact force on the tool that ends the episode.
+    """
+
+    physics_dt_s = 0.001
+    force_limit_n = 30.0
+    _peak_n = 0.0
+    _pose: tuple[float, float, float]
+
+    def bind_tool(self, scene: Scene, name: str) -> None:
+        """Ids of the tool, whose geom is ``robot/<name>``."""
+        self._model, self._tool = scene.model, int(scene.model.geom(f"robot/{name}").id)
+        self._wrench = np.zeros(6)
+
+    def begin(self, x_m: float, y_m: float, yaw_rad: float) -> None:
+        """Remember where the thing is seen, and begin the figures anew."""
+        self._pose, self._peak_n = (x_m, y_m, float(yaw_rad)), 0.0
+
+    def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
+        """Where the thing is seen in the plane (m), cosine and sine of its yaw: f32 [4]."""
+        x, y, yaw = self._pose
+        return np.array([x, y, math.cos(yaw), math.sin(yaw)], np.float32)
+
+    def load_n(self, data: mujoco.MjData) -> float:
+        """Sum of the normal forces on the tool now, N; the largest so far is kept."""
+        total_n = 0.0
+        for i, pair in enumerate(data.contact.geom[: data.ncon].tolist()):
+            if self._tool in pair:
+                mujoco.mj_contactForce(self._model, data, i, self._wrench)
+                total_n += float(self._wrench[0])
+        self._peak_n = max(self._peak_n, total_n)
+        return total_n
+
+    def failure(self, data: mujoco.MjData) -> str | None:
+        """``force`` once the limit has been exceeded."""
+        return "force" if self._peak_n > self.force_limit_n else None
 
 
 class ForceGauge:

@@ -1,7 +1,8 @@
-"""How experts come down onto the bar of a handle and know that they hold it."""
+"""What experts that open furniture share: they come down onto the bar of a handle, close, and take it along its way."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.sim.tasks.reference_motion import MotionLimits, cap, nearest_angle
-from robopolicy.sim.tasks.tcp_command import Seen
+from robopolicy.sim.tasks.tcp_command import Decision, Seen, TcpCommand, TcpExpert
 
-__all__ = ["HandleGrip", "HandleMotion"]
+__all__ = ["HandleExpert", "HandleMotion"]
 
 Array = NDArray[np.floating]
 
@@ -36,34 +37,61 @@ class HandleMotion(MotionLimits):
     pull_m: float = 0.05
 
 
-class HandleGrip:
-    """A vector field that takes a bar from above, the jaw closing along the direction of the pull.
+class HandleExpert(TcpExpert):
+    """A vector field that takes a bar from above, the jaw closing along the direction of the pull, and pulls.
 
     The jaw is symmetric, so a hand may take the bar after either of two turns; it takes the nearer one.
 
     Args:
-        embodiment: Robot.
-        bar_m: Radius of the bar.
+        embodiment: Robot; must take ``ee_pose`` actions.
+        environment_state_names: [E] channel names of the task's privileged state.
+        goal: How far to open, in the unit of the joint: rad or m.
+        bar_m: Radius of the handle's bar.
         motion: Speeds and shapes.
     """
 
-    def __init__(self, embodiment: Embodiment, bar_m: float, motion: HandleMotion):
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        environment_state_names: tuple[str, ...],
+        goal: float,
+        bar_m: float,
+        motion: HandleMotion | None = None,
+    ):
+        self._motion = motion or HandleMotion()
+        super().__init__(TcpCommand(embodiment, environment_state_names, self._motion))
         width_m = embodiment.gripper_width_m
-        self._motion, self._opening = motion, motion.opening_m / width_m
+        self._goal, self._opening = goal, self._motion.opening_m / width_m
         self._held, self._slack = 2 * bar_m / width_m, 0.004 / width_m
 
-    def turn(self, seen: Seen, pull_yaw_rad: float) -> float:
-        """What is left to turn until the jaw closes along the pull, rad."""
-        return nearest_angle(pull_yaw_rad + np.pi / 2 - seen.yaw, np.pi)
+    @abc.abstractmethod
+    def _bar(self, seen: Seen) -> tuple[Array, float]:
+        """-> (where to take the bar [3] m, direction of the pull in the plane in rad)."""
 
-    def holds(self, seen: Seen, handle: Array) -> bool:
+    @abc.abstractmethod
+    def _way(self, seen: Seen, bar: Array) -> tuple[Array, Array]:
+        """-> (way [3] m that the bar has to go, unit vector [3] along which it can)."""
+
+    def _move(self, seen: Seen) -> Decision:
+        bar, pull_yaw_rad = self._bar(seen)
+        turn_rad = nearest_angle(pull_yaw_rad + np.pi / 2 - seen.yaw, np.pi)
+        if not self._holds(seen, bar):
+            move, gripper = self._approach(seen, bar, turn_rad)
+            return move, turn_rad, gripper
+        way, along = self._way(seen, bar)
+        # the way that is left, plus what the hand has slipped across it or up
+        slip = bar - seen.tcp
+        slip = slip - along * float(slip @ along)
+        return cap(way, self._motion.pull_m) + slip, turn_rad, 0.0
+
+    def _holds(self, seen: Seen, bar: Array) -> bool:
         """Whether the jaw is closed on the bar."""
         closed = abs(seen.gripper - self._held) < self._slack
-        return bool(closed and np.linalg.norm(handle - seen.tcp) < 0.025)
+        return bool(closed and np.linalg.norm(bar - seen.tcp) < 0.025)
 
-    def approach(self, seen: Seen, handle: Array, turn_rad: float) -> tuple[Array, float]:
+    def _approach(self, seen: Seen, bar: Array, turn_rad: float) -> tuple[Array, float]:
         """-> (move [3] m, gripper command): towards the bar, and closed on it once it is between the fingers."""
-        motion, offset = self._motion, handle - seen.tcp
+        motion, offset = self._motion, bar - seen.tcp
         beside_m = float(np.linalg.norm(offset[:2]))
         # once it has begun to close it puts up with more, or it would open and close at the edge of the tolerance
         near_m = 0.007 if seen.gripper > self._opening - self._slack / 2 else 0.013
@@ -75,7 +103,3 @@ class HandleGrip:
         # while it is well below the arc it goes up first, so that the fingers do not sweep over the furniture
         offset[:2] *= float(np.clip(1.3 - offset[2] / 0.05, 0.0, 1.0))
         return offset, self._opening
-
-    def pull(self, way: Array) -> Array:
-        """The move [3] along what is left of the way, no faster than the motion allows."""
-        return cap(way, self._motion.pull_m)

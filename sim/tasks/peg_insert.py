@@ -16,8 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
-from robopolicy.sim.task import BaseTask
-from robopolicy.sim.tasks.compliant_tool import HIDDEN_GROUP, Compliance, ForceGauge, add_compliant_tool, tool_load_n
+from robopolicy.sim.tasks.compliant_tool import (
+    TOOL_GEOM,
+    Compliance,
+    ForceGauge,
+    ToolTask,
+    add_compliant_tool,
+    met_or_seen,
+)
 from robopolicy.sim.tasks.peg_insert_expert import PegInsertExpert
 from robopolicy.sim.tasks.start_posture import hand_over
 from robopolicy.sim.tasks.tabletop import mocap_yaw, tabletop
@@ -34,7 +40,7 @@ WALL_M = 0.024
 """Thickness of the socket's walls; a hidden socket's face is met anywhere within the displacement."""
 
 
-class PegInsert(BaseTask):
+class PegInsert(ToolTask):
     """A socket at a random place and yaw; see :class:`robopolicy.sim.task.Task`.
 
     The peg is held from the start, on springs at the hand (:mod:`robopolicy.sim.tasks.compliant_tool`); it cannot slip.
@@ -57,7 +63,6 @@ class PegInsert(BaseTask):
     instruction = "insert the peg into the socket"
     environment_state_names = ("socket_position.x", "socket_position.y", "socket_yaw.cos", "socket_yaw.sin")
     goal_names = (*(f"tcp_goal.{a}" for a in "xyz"), "tcp_goal_yaw.cos", "tcp_goal_yaw.sin")
-    physics_dt_s = 0.001
 
     def __init__(
         self,
@@ -89,14 +94,14 @@ class PegInsert(BaseTask):
                 )
             )
         self.springs = Compliance()
-        self._peak_n = self._depth_m = 0.0
+        self._depth_m = 0.0
 
     def model(self) -> mujoco.MjSpec:
         """Table and two sockets: one that is seen, one that is met."""
         spec = tabletop(self.name)
         hole, outer = (self.peg_m + self.clearance_m) / 2, (self.peg_m + self.clearance_m) / 2 + WALL_M
         walls = {"left": (0, 1), "right": (0, -1), "front": (1, 0), "back": (-1, 0)}
-        for name, hidden in (("socket", True), ("socket_seen", False)):
+        for name, met in (("socket", True), ("socket_seen", False)):
             body = spec.worldbody.add_body(name=name, mocap=True)
             for side, (x, y) in walls.items():
                 middle = (hole + outer) / 2
@@ -110,10 +115,7 @@ class PegInsert(BaseTask):
                     friction=[0.2, 0.005, 0.0001],
                     solref=[0.004, 1],
                 )
-                if hidden:
-                    geom.group = HIDDEN_GROUP
-                else:
-                    geom.contype, geom.conaffinity = 0, 0
+                met_or_seen(geom, met)
         return spec
 
     def equip(self, spec: mujoco.MjSpec) -> None:
@@ -126,21 +128,16 @@ class PegInsert(BaseTask):
             name="robot/peg",
             type=mujoco.mjtGeom.mjGEOM_MESH,
             meshname="peg",
-            mass=0.05,
-            contype=2,
-            conaffinity=1,
-            friction=[0.2, 0.005, 0.0001],
-            priority=2,
-            solref=[0.004, 1],
             rgba=[0.90, 0.65, 0.15, 1],
+            **TOOL_GEOM,
         )
 
     def bind(self, scene: Scene) -> None:
         """Ids of the sockets and the peg."""
-        model = self._model = scene.model
+        model = scene.model
+        self.bind_tool(scene, "peg")
         self._socket, self._seen = (int(model.body(n).mocapid[0]) for n in ("socket", "socket_seen"))
-        self._peg, self._body = model.geom("robot/peg").id, model.body("robot/peg").id
-        self._wrench = np.zeros(6)
+        self._body = model.body("robot/peg").id
 
     def home(self, embodiment: Embodiment) -> Mapping[str, float]:
         """The TCP at ``start_m``, jaw closed around the peg."""
@@ -161,13 +158,8 @@ class PegInsert(BaseTask):
         (x, y), self._hole = np.asarray(seen, float).tolist(), np.asarray(seen, float) + np.asarray(shift, float)
         mocap_yaw(data, self._seen, (x, y, 0.0), yaw)
         mocap_yaw(data, self._socket, (*self._hole.tolist(), 0.0), yaw + twist)
-        self._pose = (x, y, float(yaw))
-        self._peak_n = self._depth_m = 0.0
-
-    def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Where the socket is seen: m, cosine and sine of its yaw: f32 [4]."""
-        x, y, yaw = self._pose
-        return np.array([x, y, math.cos(yaw), math.sin(yaw)], np.float32)
+        self.begin(x, y, yaw)
+        self._depth_m = 0.0
 
     def goal(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """TCP with the peg at the bottom of the socket that is seen: m, cosine and sine of the yaw: f32 [5]."""
@@ -176,7 +168,7 @@ class PegInsert(BaseTask):
 
     def tick(self, data: mujoco.MjData) -> None:
         """Depth now, and the largest force so far."""
-        self._peak_n = max(self._peak_n, tool_load_n(self._model, data, self._peg, self._wrench))
+        self.load_n(data)
         tip = data.xpos[self._body] + PEG_BELOW_TCP_M * data.xmat[self._body].reshape(3, 3)[:, 2]
         aside_m = float(np.hypot(*(tip[:2] - self._hole)))
         self._depth_m = max(0.0, self.depth_m - float(tip[2])) if aside_m < self.peg_m / 2 else 0.0
@@ -184,10 +176,6 @@ class PegInsert(BaseTask):
     def success(self, data: mujoco.MjData) -> bool:
         """Tip in the hole, at four fifths of its depth or deeper, without ever having exceeded the force limit."""
         return self._depth_m >= 0.8 * self.depth_m and self.failure(data) is None
-
-    def failure(self, data: mujoco.MjData) -> str | None:
-        """``force`` once the limit is exceeded."""
-        return "force" if self._peak_n > self.force_limit_n else None
 
     def metrics(self) -> dict[str, float]:
         """Largest contact force on the peg, and the depth now."""

@@ -15,19 +15,15 @@ and d says where the tip is. Without the wrench d cannot tell a peg that fell fr
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
-from robopolicy.protocols import PolicySpec
 from robopolicy.sim.tasks.compliant_tool import ForceGauge
 from robopolicy.sim.tasks.reference_motion import MotionLimits, cap, clip, nearest_angle
-from robopolicy.sim.tasks.tcp_command import Seen, TcpCommand
-from robopolicy.types import ActionChunk, Observation
+from robopolicy.sim.tasks.tcp_command import Decision, Seen, TcpCommand, TcpExpert
 
 __all__ = ["PegInsertExpert"]
 
@@ -42,7 +38,7 @@ SUNK_M, NEAR_M, OVER_M = 0.0015, 0.002, 0.005
 TOUCH_SPEED_M_S, INSERT_SPEED_M_S = 0.03, 0.05
 
 
-class PegInsertExpert:
+class PegInsertExpert(TcpExpert):
     """Policy protocol; see the module.
 
     Args:
@@ -67,33 +63,17 @@ class PegInsertExpert:
         shift_m: float,
         peg_m: float,
     ):
-        self._command = TcpCommand(embodiment, environment_state_names, LIMITS)
-        self._spec = dataclasses.replace(self._command.spec, sensors=("wrench",))
+        super().__init__(TcpCommand(embodiment, environment_state_names, LIMITS, sensors=("wrench",)))
         self._gauge, self._along_n_m, self._aside_n_m = gauge, along_n_m, aside_n_m
         self._face_m, self._search_m = face_m, shift_m + 0.0008
         self._dt_s = embodiment.control_dt_s
         self._gripper = peg_m / embodiment.gripper_width_m
 
-    @property
-    def spec(self) -> PolicySpec:
-        """One observation with its wrench in; one action and the one expected after it out."""
-        return self._spec
-
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator = 0,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """The TCP target of the next control step, and a look ahead; ``rng``, ``prefix``, ``goal`` are not used."""
-        seen = self._command.read(observation)
-        force = self._gauge.read(observation.sensor["wrench"][-1], seen.yaw)
+    def _move(self, seen: Seen) -> Decision:
+        force = self._gauge.read(seen.sensor["wrench"], seen.yaw)
         socket_yaw = math.atan2(seen.named["socket_yaw.sin"], seen.named["socket_yaw.cos"])
         turn = nearest_angle(socket_yaw - seen.yaw, math.pi / 2)
-        velocity = self._velocity(seen, force, turn)
-        return self._command.chunk(seen, velocity / LIMITS.gain_hz, turn, self._gripper)
+        return self._velocity(seen, force, turn) / LIMITS.gain_hz, turn, self._gripper
 
     def _velocity(self, seen: Seen, force: Array, turn: float) -> Array:
         """[3] m/s."""

@@ -10,11 +10,11 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.errors import ConfigError, explain
 from robopolicy.sim.task import BaseTask
+from robopolicy.sim.tasks.cube_grip import CubeMotion
 from robopolicy.sim.tasks.joint_space_expert import JointSpaceExpert
-from robopolicy.sim.tasks.pick_place_expert import ExpertMotion, PickPlaceExpert
-from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, tabletop, touching
+from robopolicy.sim.tasks.pick_place_expert import PickPlaceExpert
+from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, require_room, tabletop, touching
 
 if TYPE_CHECKING:
     from robopolicy.embodiment import Embodiment
@@ -74,8 +74,8 @@ class PickPlace(BaseTask):
         tolerance_m: float = 0.03,
         hold_s: float = 0.5,
         horizon: int = 140,
-        clearance_m: float = ExpertMotion.clearance_m,
-        retreat_m: float = ExpertMotion.retreat_m,
+        clearance_m: float = CubeMotion.clearance_m,
+        retreat_m: float = CubeMotion.retreat_m,
     ):
         self.cube_size_m = float(cube_size_m)
         self.cube_mass_kg = float(cube_mass_kg)
@@ -85,16 +85,8 @@ class PickPlace(BaseTask):
         self.hold_s = float(hold_s)
         self._instruction = self.instruction
         self.horizon = int(horizon)
-        self._motion = ExpertMotion(clearance_m=float(clearance_m), retreat_m=float(retreat_m))
-        span_m = float(np.linalg.norm(self.region_m[1] - self.region_m[0]))
-        if (self.region_m[1] <= self.region_m[0]).any() or self.min_distance_m > span_m / 2:
-            raise ConfigError(
-                explain(
-                    "pick_place: the region is too small for min_distance_m",
-                    given=f"diagonal {span_m:.3f} m, min_distance_m {self.min_distance_m}",
-                    allowed="min_distance_m at most half the diagonal, upper corner above the lower",
-                )
-            )
+        self._motion = CubeMotion(clearance_m=float(clearance_m), retreat_m=float(retreat_m))
+        require_room(self.name, *self.region_m, self.min_distance_m)
 
     def model(self) -> mujoco.MjSpec:
         """Table, cube and disc. The table's top is z = 0."""

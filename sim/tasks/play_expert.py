@@ -21,18 +21,16 @@ from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.protocols import PolicySpec
-from robopolicy.sim.tasks.pick_place_expert import ExpertMotion, PickPlaceExpert
+from robopolicy.sim.tasks.cube_grip import CubeMotion
+from robopolicy.sim.tasks.pick_place_expert import PickPlaceExpert
 from robopolicy.sim.tasks.play_scene import LAYOUT
-from robopolicy.sim.tasks.tcp_command import Seen
+from robopolicy.sim.tasks.tcp_command import Decision, Seen
 from robopolicy.types import ActionChunk, Observation
 
 __all__ = ["PlayExpert"]
 
 Array = NDArray[np.floating]
-Decision = tuple[Array, float, float]
-"""Waypoint [3] m, yaw still to turn in rad, gripper command."""
-
-PLAY_MOTION = ExpertMotion(clearance_m=0.165, retreat_m=0.20)
+PLAY_MOTION = CubeMotion(clearance_m=0.165, retreat_m=0.20)
 REACHED_M = 0.012
 """Drawer and slider are pushed until this much is left."""
 
@@ -55,9 +53,9 @@ class PlayExpert(PickPlaceExpert):
         goal_names: tuple[str, ...],
         *,
         cube_size_m: float = 0.04,
-        motion: ExpertMotion | None = None,
+        motion: CubeMotion = PLAY_MOTION,
     ):
-        super().__init__(embodiment, environment_state_names, cube_size_m=cube_size_m, motion=motion or PLAY_MOTION)
+        super().__init__(embodiment, environment_state_names, cube_size_m=cube_size_m, motion=motion)
         self._goal_names = goal_names
         self._post = LAYOUT.handle_m / embodiment.gripper_width_m
         self._closed_on_post = max(0.0, self._post - self.motion.squeeze)
@@ -83,14 +81,11 @@ class PlayExpert(PickPlaceExpert):
         place = {f"goal_position.{a}": named[f"cube_position.{a}"] for a in "xy"}
         told = {f"goal.{name}": value for name, value in named.items()}
         seen = replace(seen, named={**seen.named, **place, **told})
-        waypoint, turn_rad, gripper = self._decide(seen)
-        move = waypoint - seen.tcp
-        move[:2] *= float(np.clip(1.3 - move[2] / 0.05, 0.0, 1.0))
-        return self._command.chunk(seen, move, turn_rad, gripper)
+        return self._command.chunk(seen, *self._move(seen))
 
     def _decide(self, seen: Seen) -> Decision:
         named, cube = seen.named, seen.vector("cube_position")
-        held = seen.gripper < self._grip + self._margin and np.linalg.norm(cube - seen.tcp) < 0.025
+        held = self._holds(seen, cube)
         if held and cube[2] > self._half_m + 0.004:
             return super()._decide(seen)
         handles = LAYOUT.drawer_handle(named["drawer_m"]), LAYOUT.slider_handle(named["slider_m"])

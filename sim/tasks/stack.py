@@ -10,10 +10,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.errors import ConfigError, explain
 from robopolicy.sim.task import BaseTask
 from robopolicy.sim.tasks.stack_expert import StackExpert
-from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, tabletop, touching
+from robopolicy.sim.tasks.tabletop import FreeBody, add_cube, require_room, tabletop, touching
 
 if TYPE_CHECKING:
     from robopolicy.sim.env import Env
@@ -72,15 +71,7 @@ class Stack(BaseTask):
         self.min_distance_m, self.tolerance_m = float(min_distance_m), float(tolerance_m)
         self.hold_s, self.horizon = float(hold_s), int(horizon)
         self._instruction, self._goal = self.instruction, np.zeros(3)
-        span_m = float(np.linalg.norm(self.region_m[1] - self.region_m[0]))
-        if (self.region_m[1] <= self.region_m[0]).any() or self.min_distance_m > span_m / 2:
-            raise ConfigError(
-                explain(
-                    "stack: the region is too small for min_distance_m",
-                    given=f"diagonal {span_m:.3f} m, min_distance_m {self.min_distance_m}",
-                    allowed="min_distance_m at most half the diagonal, upper corner above the lower",
-                )
-            )
+        require_room(self.name, *self.region_m, self.min_distance_m)
 
     def model(self) -> mujoco.MjSpec:
         """Table and two cubes."""

@@ -9,9 +9,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.errors import ConfigError, explain
 from robopolicy.sim.scene import Scene
 
-__all__ = ["FreeBody", "add_cube", "mocap_yaw", "tabletop", "touching"]
+__all__ = ["FreeBody", "add_cube", "mocap_yaw", "require_room", "tabletop", "touching"]
 
 
 def tabletop(name: str) -> mujoco.MjSpec:
@@ -89,6 +90,30 @@ def mocap_yaw(data: mujoco.MjData, body: int, position_m: Sequence[float], yaw_r
     """Put a mocap body (its ``mocapid``) at a place and yaw."""
     data.mocap_pos[body] = position_m
     data.mocap_quat[body] = [math.cos(yaw_rad / 2), 0, 0, math.sin(yaw_rad / 2)]
+
+
+def require_room(
+    task: str, lower_m: NDArray[np.floating], upper_m: NDArray[np.floating], min_distance_m: float
+) -> None:
+    """Refuse a rectangle in which two places can hardly be that far apart.
+
+    Args:
+        task: Name, for the message.
+        lower_m, upper_m: [2] corners.
+        min_distance_m: Smallest distance between two places drawn from it.
+
+    Raises:
+        ConfigError: an empty rectangle, or a distance above half its diagonal.
+    """
+    span_m = float(np.linalg.norm(upper_m - lower_m))
+    if (upper_m <= lower_m).any() or min_distance_m > span_m / 2:
+        raise ConfigError(
+            explain(
+                f"{task}: the region is too small for min_distance_m",
+                given=f"diagonal {span_m:.3f} m, min_distance_m {min_distance_m}",
+                allowed="min_distance_m at most half the diagonal, upper corner above the lower",
+            )
+        )
 
 
 def touching(scene: Scene, data: mujoco.MjData, geoms: Collection[int]) -> bool:

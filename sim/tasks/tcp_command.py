@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,11 @@ from robopolicy.protocols import PolicySpec
 from robopolicy.sim.tasks.reference_motion import MotionLimits, MotionReference
 from robopolicy.types import ActionChunk, Observation
 
-__all__ = ["Seen", "TcpCommand", "pointing_down"]
+__all__ = ["Decision", "Seen", "TcpCommand", "TcpExpert", "pointing_down"]
 
 Array = NDArray[np.floating]
+Decision = tuple[Array, float, float]
+"""Move of the TCP, or a waypoint for it, [3] m; yaw still to turn in rad; gripper command 0..1."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Seen:
         yaw: Direction of the TCP's x axis in the plane, rad.
         gripper: Opening 0..1.
         named: Channels of the task's privileged state.
+        sensor: [K, C] of each sensor that the expert reads, oldest sample first.
     """
 
     time_ns: int
@@ -35,6 +40,7 @@ class Seen:
     yaw: float
     gripper: float
     named: dict[str, float]
+    sensor: dict[str, Array] = field(default_factory=dict)
 
     def vector(self, name: str, axes: str = "xyz") -> Array:
         """[len(axes)] the channels ``<name>.<axis>``."""
@@ -48,9 +54,16 @@ class TcpCommand:
         embodiment: Robot; must take ``ee_pose`` actions and have one arm.
         environment_state_names: [E] channel names of the task's privileged state.
         limits: Speeds and accelerations.
+        sensors: Sensors that are read, too.
     """
 
-    def __init__(self, embodiment: Embodiment, environment_state_names: tuple[str, ...], limits: MotionLimits):
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        environment_state_names: tuple[str, ...],
+        limits: MotionLimits,
+        sensors: tuple[str, ...] = (),
+    ):
         self._names, self._dt_s = environment_state_names, embodiment.control_dt_s
         self._position = embodiment.state.select("ee_position")
         self._rotation = embodiment.state.select("ee_rotation")
@@ -65,6 +78,7 @@ class TcpCommand:
             action_horizon=1,
             prediction_horizon=2,
             environment_state=len(environment_state_names),
+            sensors=sensors,
         )
 
     def read(self, observation: Observation) -> Seen:
@@ -78,6 +92,7 @@ class TcpCommand:
             yaw=math.atan2(x_axis[1], x_axis[0]),
             gripper=float(state[self._gripper]),
             named=dict(zip(self._names, map(float, observation.environment_state[-1]), strict=True)),
+            sensor={name: observation.sensor[name][-1] for name in self.spec.sensors},
         )
 
     def asked(self, seen: Seen) -> Array:
@@ -100,6 +115,38 @@ class TcpCommand:
             row[self._action_position], row[self._action_rotation] = position, pointing_down(yaw)
         values[:, self._action_gripper] = gripper
         return ActionChunk(values, seen.time_ns, self._dt_s, self.spec.embodiment.hash, horizon=1)
+
+
+class TcpExpert(abc.ABC):
+    """Policy protocol of an expert that decides anew at every control step, from what is seen then.
+
+    Args:
+        command: Reads observations and makes the chunks.
+    """
+
+    def __init__(self, command: TcpCommand):
+        self._command = command
+
+    @property
+    def spec(self) -> PolicySpec:
+        """One observation in; one action and the one expected after it out."""
+        return self._command.spec
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator = 0,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """The TCP target of the next control step, and a look ahead; ``rng``, ``prefix``, ``goal`` are not used."""
+        seen = self._command.read(observation)
+        return self._command.chunk(seen, *self._move(seen))
+
+    @abc.abstractmethod
+    def _move(self, seen: Seen) -> Decision:
+        """-> (move [3] m from the measured TCP, yaw still to turn in rad, gripper command)."""
 
 
 def pointing_down(yaw_rad: float) -> tuple[float, ...]:

@@ -15,8 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, explain
-from robopolicy.sim.task import BaseTask
-from robopolicy.sim.tasks.compliant_tool import HIDDEN_GROUP, Compliance, ForceGauge, add_compliant_tool, tool_load_n
+from robopolicy.sim.tasks.compliant_tool import (
+    TOOL_GEOM,
+    Compliance,
+    ForceGauge,
+    ToolTask,
+    add_compliant_tool,
+    met_or_seen,
+)
 from robopolicy.sim.tasks.start_posture import hand_over
 from robopolicy.sim.tasks.tabletop import mocap_yaw, tabletop
 from robopolicy.sim.tasks.wipe_force_expert import WipeForceExpert
@@ -33,7 +39,7 @@ PLATE_M = 0.03
 """Nominal height of the plate's face."""
 
 
-class WipeForce(BaseTask):
+class WipeForce(ToolTask):
     """A plate at a random place and yaw; see :class:`robopolicy.sim.task.Task`.
 
     The pad is held from the start, on springs at the hand (:mod:`robopolicy.sim.tasks.compliant_tool`).
@@ -55,7 +61,6 @@ class WipeForce(BaseTask):
     instruction = "wipe along the plate, pressing with ten newtons"
     environment_state_names = ("plate_position.x", "plate_position.y", "plate_yaw.cos", "plate_yaw.sin")
     goal_names = ("force_goal.lower", "force_goal.upper")
-    physics_dt_s = 0.001
 
     def __init__(
         self,
@@ -94,7 +99,7 @@ class WipeForce(BaseTask):
     def model(self) -> mujoco.MjSpec:
         """Table and two plates: one that is seen, one that is met."""
         spec = tabletop(self.name)
-        for name, hidden in (("plate", True), ("plate_seen", False)):
+        for name, met in (("plate", True), ("plate_seen", False)):
             plate = spec.worldbody.add_body(name=name, mocap=True).add_geom(
                 name=name,
                 type=mujoco.mjtGeom.mjGEOM_BOX,
@@ -103,10 +108,7 @@ class WipeForce(BaseTask):
                 rgba=[0.30, 0.60, 0.62, 1],
                 friction=[0.2, 0.005, 0.0001],
             )
-            if hidden:
-                plate.group = HIDDEN_GROUP
-            else:
-                plate.contype, plate.conaffinity = 0, 0
+            met_or_seen(plate, met)
         return spec
 
     def equip(self, spec: mujoco.MjSpec) -> None:
@@ -116,21 +118,16 @@ class WipeForce(BaseTask):
             type=mujoco.mjtGeom.mjGEOM_CAPSULE,
             fromto=[0, 0, -0.01, 0, 0, PAD_BELOW_TCP_M - PAD_RADIUS_M],
             size=[PAD_RADIUS_M, 0, 0],
-            mass=0.05,
-            contype=2,
-            conaffinity=1,
-            friction=[0.2, 0.005, 0.0001],
-            priority=2,
-            solref=[0.004, 1],
             rgba=[0.95, 0.85, 0.25, 1],
+            **TOOL_GEOM,
         )
 
     def bind(self, scene: Scene) -> None:
         """Ids of plates and pad."""
-        model = self._model = scene.model
+        model = scene.model
+        self.bind_tool(scene, "pad")
         self._plate, self._seen = (int(model.body(n).mocapid[0]) for n in ("plate", "plate_seen"))
-        self._pad = model.geom("robot/pad").id
-        self._wrench, self._velocity = np.zeros(6), np.zeros(6)
+        self._velocity = np.zeros(6)
         self._tick_s = scene.embodiment.tick_s
 
     def home(self, embodiment: Embodiment) -> Mapping[str, float]:
@@ -150,14 +147,9 @@ class WipeForce(BaseTask):
         x, y = np.asarray(middle_m, float).tolist()
         mocap_yaw(data, self._seen, (x, y, PLATE_M), yaw_rad)
         mocap_yaw(data, self._plate, (x, y, PLATE_M + error_m), yaw_rad)
-        self._pose = (x, y, float(yaw_rad))
-        self._force_n = self._peak_n = self._run_s = self._best_s = 0.0
+        self.begin(x, y, yaw_rad)
+        self._force_n = self._run_s = self._best_s = 0.0
         self._wiping = False
-
-    def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Middle of the plate (m), cosine and sine of its yaw: f32 [4]. Its height is not among it."""
-        x, y, yaw = self._pose
-        return np.array([x, y, math.cos(yaw), math.sin(yaw)], np.float32)
 
     def goal(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """The band of force, N: f32 [2]."""
@@ -165,8 +157,7 @@ class WipeForce(BaseTask):
 
     def tick(self, data: mujoco.MjData) -> None:
         """Force and motion of the pad now."""
-        self._force_n = tool_load_n(self._model, data, self._pad, self._wrench)
-        self._peak_n = max(self._peak_n, self._force_n)
+        self._force_n = self.load_n(data)
         in_band = self.band_n[0] <= self._force_n <= self.band_n[1]
         self._wiping = in_band and self._over_plate(data) and self._speed_m_s(data) >= self.least_speed_m_s
         self._run_s = self._run_s + self._tick_s if self._wiping else 0.0
@@ -174,23 +165,19 @@ class WipeForce(BaseTask):
 
     def _over_plate(self, data: mujoco.MjData) -> bool:
         x, y, yaw = self._pose
-        dx, dy = data.geom_xpos[self._pad, 0] - x, data.geom_xpos[self._pad, 1] - y
+        dx, dy = data.geom_xpos[self._tool, 0] - x, data.geom_xpos[self._tool, 1] - y
         c, s = math.cos(yaw), math.sin(yaw)
         return abs(c * dx + s * dy) <= self.half_size_m[0] and abs(c * dy - s * dx) <= self.half_size_m[1]
 
     def _speed_m_s(self, data: mujoco.MjData) -> float:
         """In the plane."""
         kind = mujoco.mjtObj.mjOBJ_GEOM
-        mujoco.mj_objectVelocity(self._model, data, kind, self._pad, self._velocity, 0)
+        mujoco.mj_objectVelocity(self._model, data, kind, self._tool, self._velocity, 0)
         return float(np.hypot(self._velocity[3], self._velocity[4]))
 
     def success(self, data: mujoco.MjData) -> bool:
         """The pad moves over the plate with the force in the band, and has never exceeded the limit."""
         return self._wiping and self.failure(data) is None
-
-    def failure(self, data: mujoco.MjData) -> str | None:
-        """``force`` once the limit is exceeded."""
-        return "force" if self._peak_n > self.force_limit_n else None
 
     def metrics(self) -> dict[str, float]:
         """Largest force on the pad, and the longest time of wiping without a break."""

@@ -10,19 +10,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
-from robopolicy.protocols import PolicySpec
 from robopolicy.sim.tasks.compliant_tool import ForceGauge
 from robopolicy.sim.tasks.reference_motion import MotionLimits, cap, clip, nearest_angle
-from robopolicy.sim.tasks.tcp_command import Seen, TcpCommand
-from robopolicy.types import ActionChunk, Observation
+from robopolicy.sim.tasks.tcp_command import Decision, Seen, TcpCommand, TcpExpert
 
 __all__ = ["WipeForceExpert"]
 
@@ -35,7 +31,7 @@ FORCE_GAIN_HZ = 4.0
 WIPE_SPEED_M_S, MARGIN_M = 0.06, 0.02
 
 
-class WipeForceExpert:
+class WipeForceExpert(TcpExpert):
     """Policy protocol; see the module.
 
     Args:
@@ -63,31 +59,15 @@ class WipeForceExpert:
         press_n: float,
         grip_m: float,
     ):
-        self._command = TcpCommand(embodiment, environment_state_names, LIMITS)
-        self._spec = dataclasses.replace(self._command.spec, sensors=("wrench",))
+        super().__init__(TcpCommand(embodiment, environment_state_names, LIMITS, sensors=("wrench",)))
         self._gauge, self._along_n_m, self._press_n = gauge, along_n_m, press_n
         self._face_m, self._low_m = face_m, height_error_m + 0.003
         self._end_m = half_length_m - MARGIN_M
         self._gripper = grip_m / embodiment.gripper_width_m
 
-    @property
-    def spec(self) -> PolicySpec:
-        """One observation with its wrench in; one action and the one expected after it out."""
-        return self._spec
-
-    def act(
-        self,
-        observation: Observation,
-        *,
-        rng: int | np.random.Generator = 0,
-        prefix: ActionChunk | None = None,
-        goal: Any = None,
-    ) -> ActionChunk:
-        """The TCP target of the next control step, and a look ahead; ``rng``, ``prefix``, ``goal`` are not used."""
-        seen = self._command.read(observation)
-        press_n = float(self._gauge.read(observation.sensor["wrench"][-1], seen.yaw)[2])
-        velocity = self._velocity(seen, press_n)
-        return self._command.chunk(seen, velocity / LIMITS.gain_hz, -nearest_angle(seen.yaw), self._gripper)
+    def _move(self, seen: Seen) -> Decision:
+        press_n = float(self._gauge.read(seen.sensor["wrench"], seen.yaw)[2])
+        return self._velocity(seen, press_n) / LIMITS.gain_hz, -nearest_angle(seen.yaw), self._gripper
 
     def _velocity(self, seen: Seen, press_n: float) -> Array:
         """[3] m/s."""

@@ -26,6 +26,17 @@ def jaw_open(values, embodiment):
     return values
 
 
+def time_when_left(env, joint, position, seconds=0.7):
+    """Time (s) at which the task is done with a joint left at a position and the robot at rest, or None."""
+    env.reset(options={"index": 0})
+    env.data.joint(joint).qpos[0] = position
+    for _ in range(round(seconds * env.embodiment.setpoint_hz)):
+        env.servo(env.embodiment.home_position)
+        if env.success():
+            return env.now_ns / 1e9
+    return None
+
+
 class Held:
     """An expert for a time, and from then on its last action again and again."""
 

@@ -1,0 +1,273 @@
+"""What the policies share that answer one observation with one chunk of one U-Net.
+
+::
+
+    Observation --encoder--> features [B, F] --_sample (each family's own)--> [B, Tp, A] --action_form--> ActionChunk
+
+Here are the encoder, the network, the normalised form of the chunk and the way from an observation to physical units.
+A family adds its parameters, its loss and :meth:`ChunkNetwork._sample`.
+
+Index convention (see :mod:`robopolicy.types`): prediction index 0 belongs to the oldest observation;
+:meth:`ChunkNetwork.act` returns indices ``To-1 .. Tp-1``, of which the first ``Ta`` are meant to be executed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robopolicy.config import to_dict
+from robopolicy.embodiment import Embodiment
+from robopolicy.errors import ConfigError, NonFiniteError, explain
+from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
+from robopolicy.models.observation import ObservationEncoder
+from robopolicy.models.robomimic_vision import VisionConfig
+from robopolicy.models.unet1d import FilmUNet1d
+from robopolicy.normalize import Normalizer
+from robopolicy.policies.checks import check_observation
+from robopolicy.protocols import PolicySpec
+from robopolicy.types import ActionChunk, Batch, Observation
+
+__all__ = ["ChunkConfig", "ChunkNetwork", "UNetConfig", "increment_ranges", "masked_mean"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the network; the published ones are (256, 512, 1024) for state and (512, 1024, 2048) for images."""
+
+    down: tuple[int, ...] = (256, 512, 1024)
+    step_dim: int = 256
+    kernel: int = 5
+    groups: int = 8
+
+
+@dataclass(frozen=True)
+class ChunkConfig:
+    """What is observed and how much is predicted: the first parameters of every family.
+
+    Attributes:
+        observation_horizon: To.
+        action_horizon: Ta, executed before re-planning.
+        prediction_horizon: Tp.
+        state: Read proprioception.
+        environment_state: Read the privileged object state (simulation).
+        cameras: Cameras to read, in this order.
+    """
+
+    observation_horizon: int = 2
+    action_horizon: int = 8
+    prediction_horizon: int = 16
+    state: bool = True
+    environment_state: bool = True
+    cameras: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if problems := self._problems():
+            raise ConfigError(problems)
+
+    def _problems(self) -> list[str]:
+        """All that is contradictory; a family adds what is wrong with its own parameters."""
+        problems = []
+        to, ta, tp = self.observation_horizon, self.action_horizon, self.prediction_horizon
+        if min(to, ta, tp) < 1 or to - 1 + ta > tp:
+            problems.append(
+                explain(
+                    "horizons need To-1+Ta <= Tp", given=f"To={to} Ta={ta} Tp={tp}", mend="raise prediction_horizon"
+                )
+            )
+        if not (self.state or self.environment_state or self.cameras):
+            problems.append(explain("the policy observes nothing", mend="switch state or a camera on"))
+        return problems
+
+
+class ChunkNetwork(nn.Module, ABC):
+    """Encoder, U-Net and plumbing of a :class:`~robopolicy.protocols.BatchPolicy`; stateless between calls.
+
+    Args:
+        config: Parameters of the family.
+        embodiment: Card of the robot.
+        normalizer: Ranges of the streams; its widths must fit.
+        environment_state: Width E in the data; used only where the config reads it.
+        action_form: What the network answers in, see :mod:`robopolicy.models.action_form`.
+        observation_mlp: Width of a two-layer perceptron over the low-dimensional observations, 0 for none.
+        unet: Sizes of the network.
+        vision: Encoder of each camera.
+
+    Raises:
+        ConfigError: sizes that do not fit together, or privileged state that the data do not have.
+        DataError: statistics missing or of the wrong width.
+    """
+
+    config: ChunkConfig
+
+    def __init__(
+        self,
+        config: ChunkConfig,
+        embodiment: Embodiment,
+        normalizer: Normalizer,
+        environment_state: int,
+        *,
+        action_form: str,
+        observation_mlp: int,
+        unet: UNetConfig,
+        vision: VisionConfig,
+    ):
+        super().__init__()
+        if config.environment_state and not environment_state:
+            raise ConfigError(
+                explain(
+                    "the policy reads environment_state, the data have none",
+                    mend="set environment_state=false and name cameras, or record it",
+                )
+            )
+        self.config, self.normalizer = config, normalizer
+        horizon = config.prediction_horizon
+        self._spec = PolicySpec(
+            embodiment=embodiment,
+            observation_horizon=config.observation_horizon,
+            action_horizon=config.action_horizon,
+            prediction_horizon=horizon,
+            state=config.state,
+            environment_state=environment_state if config.environment_state else 0,
+            cameras=config.cameras,
+        )
+        self.action_form = ActionForm(action_form, embodiment, normalizer, config.observation_horizon, horizon)
+        self.encoder = ObservationEncoder(self._spec, normalizer, vision, observation_mlp)
+        self.unet = FilmUNet1d(
+            self.action_form.width,
+            self.encoder.output_dim,
+            horizon=horizon,
+            down=unet.down,
+            step_dim=unet.step_dim,
+            kernel=unet.kernel,
+            groups=unet.groups,
+        )
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Its needs."""
+        return self._spec
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint stores beside the weights: ``parameters``, ``environment_state``; a family adds more."""
+        return {"parameters": to_dict(self.config), "environment_state": self._spec.environment_state}
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> ActionChunk:
+        """One chunk; the same observation and seed give the same. ``prefix`` and ``goal`` are not used.
+
+        Returns:
+            values f64 [Tp-To+1, A] in physical units.
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
+            NonFiniteError: the network's output is not finite.
+        """
+        return self.act_batch([observation], [rng])[0]
+
+    def act_batch(
+        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
+    ) -> list[ActionChunk]:
+        """One chunk per observation in one pass of the network; the noise of each comes from its own generator.
+
+        Of a batch of one it is :meth:`act`. The kernels of other batch sizes may round the last bits otherwise.
+
+        Args:
+            observations: B of them.
+            rngs: B seeds or generators.
+
+        Raises:
+            ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
+        """
+        for observation in observations:
+            check_observation(observation, self._spec)
+        generators = [np.random.default_rng(rng) for rng in rngs]
+        with torch.inference_mode():
+            sample = self._sample(self._condition(observations), generators).double()
+            state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
+            decoded = self.action_form.decode(sample, torch.as_tensor(state, device=sample.device))
+        values = decoded.cpu().numpy()[:, self._spec.observation_horizon - 1 :]
+        if not np.isfinite(values).all():
+            raise NonFiniteError(
+                explain("the policy's output is not finite", mend="the weights are damaged: load another checkpoint")
+            )
+        card, horizon = self._spec.embodiment, self._spec.action_horizon
+        return [
+            ActionChunk(own, int(seen.time_ns[-1]), card.control_dt_s, card.hash, horizon=horizon)
+            for own, seen in zip(values, observations, strict=True)
+        ]
+
+    @abstractmethod
+    def _sample(self, condition: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Features [B, F] -> normalised chunks [B, Tp, A]; row b draws from ``generators[b]`` alone."""
+
+    def _encoded(self, batch: Batch, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Features [B, F] of a training batch, crops drawn from ``rng``, and its chunks as the network sees them."""
+        streams = (batch.state, batch.environment_state, batch.image)
+        condition = self.encoder(*streams, augment=self.training, rng=rng, image_mask=batch.image_mask)
+        return condition, self.action_form.encode(batch.action, batch.state)  # [B, Tp, A]
+
+    def _condition(self, observations: Sequence[Observation]) -> Tensor:
+        """Features [B, F] of observations."""
+        device, spec = self.action_form.scale.device, self._spec
+
+        def tensor(rows: Sequence[Any], dtype: Any) -> Tensor:
+            return torch.tensor(np.stack([np.asarray(row, dtype) for row in rows]), device=device)
+
+        state = tensor([o.state for o in observations], np.float32) if spec.state else None
+        environment = None
+        if spec.environment_state:
+            environment = tensor([o.environment_state for o in observations], np.float32)
+        images = {name: tensor([o.image[name] for o in observations], np.uint8) for name in spec.cameras}
+        return self.encoder(state, environment, images)
+
+
+def masked_mean(squared: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid entries of each sample, 0 where there are none.
+
+    The mean of these over samples is the same for any division of a batch over processes or micro-batches.
+
+    Args:
+        squared: [B, Tp, A].
+        mask: bool [B, Tp, A], True where an entry counts.
+
+    Returns:
+        [B].
+    """
+    weight = mask.to(squared.dtype)
+    return (squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+
+
+def increment_ranges(
+    config: ChunkConfig,
+    action_form: str,
+    embodiment: Embodiment,
+    windows: Callable[[int, int], Mapping[str, Any]],
+) -> dict[str, Mapping[str, Any]]:
+    """Ranges that a policy needs beyond the store's own statistics, made from the training windows.
+
+    Args:
+        config: Parameters of the policy; its horizons count.
+        action_form: See :mod:`robopolicy.models.action_form`; only increments need ranges of their own.
+        embodiment: Card of the robot.
+        windows: ``(To, Tp) -> {state, action, action_mask}`` over the training windows.
+
+    Returns:
+        Stream -> ``min`` and ``max``, to be joined to the store's statistics.
+    """
+    if action_form != "increment":
+        return {}
+    gathered = windows(config.observation_horizon, config.prediction_horizon)
+    return {INCREMENT_STREAM: increment_range(gathered, embodiment, config.observation_horizon)}
