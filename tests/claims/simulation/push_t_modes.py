@@ -11,8 +11,8 @@ steps (recipes push_t/diffusion and push_t/behaviour_cloning). On task push_t_de
   is less far from the middle of the two than a quarter of the distance between them;
 - success on 100 episodes of each, compared by the exact McNemar test.
 
-Behaviour cloning is the control: it must go between. ``--task push_t`` compares success on starts all over the table,
-where the two ways are seldom equally long, and asks for no share.
+Two entries. In the first behaviour cloning is the control: it must go between. In the second it is the null policy.
+``--task push_t`` compares success on starts all over the table, where the two ways are seldom equally long.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from robopolicy.evaluation.claims import ClaimResult
 from robopolicy.evaluation.report import episodes_of, read_report
-from robopolicy.evaluation.statistics import mcnemar_exact, paired_newcombe
+from robopolicy.evaluation.statistics import mcnemar_exact, paired_newcombe, wilson
 from robopolicy.policies import load_policy
 from robopolicy.seeding import generator
 from robopolicy.sim.env import Env
@@ -38,6 +38,7 @@ STARTS, AHEAD = 50, 8
 MOST_BETWEEN, LEAST_BETWEEN = 0.1, 0.5
 """Share of predictions between the modes: of diffusion at most, of the control at least."""
 LEAST_GAIN = 0.2
+COMMAND = "python tests/claims/simulation/push_t_modes.py --work runs/claims/push_t_modes --out docs/results"
 
 
 def collect(work: Path, task: str, demonstrations: int) -> Path:
@@ -126,7 +127,7 @@ def decisions(run: Path, task: str) -> dict:
 
 
 def main() -> None:
-    """Run what is missing, then write the entry."""
+    """Run what is missing, then write the entries."""
     extra = {"steps": 6000, "seed": 0, "task": "push_t_detour", "demonstrations": 150, "episodes": 100, "parallel": 1}
     options = claim_run.arguments(__doc__.splitlines()[0], **extra)
     work, task = options.work, options.task
@@ -142,36 +143,66 @@ def main() -> None:
     counts = [
         sum(pair == kind for pair in pairs) for kind in ((True, True), (True, False), (False, True), (False, False))
     ]
-    gain, lower, upper = paired_newcombe(*counts)
-    p_value = mcnemar_exact(counts[1], counts[2])
-    value = {p: {"success": reports[p]["success_rate"], **first[p]} for p in POLICIES}
-    failed = not detour or first["behaviour_cloning"]["share_between"] >= LEAST_BETWEEN
-    kept = not detour or (
-        first["diffusion"]["share_between"] <= MOST_BETWEEN and 0.2 <= first["diffusion"]["share_left"] <= 0.8
-    )
-    result = ClaimResult(
-        claim=f"{task}: regression averages the two ways around the T, diffusion takes one of them",
-        source="Chi et al. 2023, arXiv 2303.04137, sections 4 and 6.1",
-        command="python tests/claims/simulation/push_t_modes.py --work runs/claims/push_t_modes --out docs/results"
-        + ("" if detour else f" --task {task}"),
-        commit=claim_run.commit(),
-        target=f"gain >= {LEAST_GAIN}, p < 0.05"
-        + (f", share between <= {MOST_BETWEEN}, share left in 0.2..0.8" if detour else ""),
-        value={**value, "gain": gain, "p_mcnemar": p_value, "steps": options.steps},
-        interval=(lower, upper),
-        n=len(pairs),
-        seeds=(options.seed,),
+    shared = {
+        "command": COMMAND + ("" if detour else f" --task {task}"),
+        "commit": claim_run.commit(),
+        "seeds": (options.seed,),
+        "cpu_s": claim_run.recorded_cpu_s(*runs.values()),
+    }
+    if detour:
+        claim_run.write(averages(first, shared), options.out, "simulation", "push_t_modes")
+    idle = idle_rate(work, task, options.episodes)
+    result = succeeds(task, counts, reports, idle, options.steps, shared)
+    claim_run.write(result, options.out, "simulation", f"{task}_success")
+
+
+def averages(first: dict[str, dict], shared: dict) -> ClaimResult:
+    """Where both policies mean to go at once."""
+    own, control = first["diffusion"], first["behaviour_cloning"]["share_between"]
+    failed = control >= LEAST_BETWEEN
+    return ClaimResult(
+        claim="push_t_detour: regression averages the two ways around the T, diffusion takes one of them",
+        source="Chi et al. 2023, arXiv 2303.04137, section 4",
+        target=f"share between <= {MOST_BETWEEN}, share left in 0.2..0.8",
+        value=first,
+        interval=wilson(round(own["share_between"] * STARTS), STARTS),
+        n=STARTS,
         control={
-            "what": "share of first waypoints of behaviour cloning between the modes"
-            if detour
-            else "success of behaviour cloning, told only",
-            "value": first["behaviour_cloning"].get("share_between", value["behaviour_cloning"]["success"]),
+            "what": "share of first waypoints of behaviour cloning between the modes",
+            "value": control,
             "failed": failed,
         },
-        passed=bool(kept and failed and gain >= LEAST_GAIN and p_value < 0.05),
-        cpu_s=claim_run.recorded_cpu_s(*runs.values()),
+        passed=bool(failed and own["share_between"] <= MOST_BETWEEN and 0.2 <= own["share_left"] <= 0.8),
+        **shared,
     )
-    claim_run.write(result, options.out, "simulation", "push_t_modes" if detour else f"push_t_modes_{task}")
+
+
+def idle_rate(work: Path, task: str, episodes: int) -> float:
+    """Success of doing nothing."""
+    out = work / f"{task}_null"
+    if not (out / "report.html").is_file():
+        words = ("policy=null", f"task={task}", f"embodiment={ROBOT}", f"episodes={episodes}", "workers=1")
+        claim_run.robopolicy("eval", *words, f"out={out}", log=work / "null.log")
+    return read_report(out)["success_rate"]
+
+
+def succeeds(
+    task: str, counts: list[int], reports: dict[str, dict], idle: float, steps: int, shared: dict
+) -> ClaimResult:
+    """Success of both on the same episodes."""
+    gain, lower, upper = paired_newcombe(*counts)
+    p_value = mcnemar_exact(counts[1], counts[2])
+    return ClaimResult(
+        claim=f"{task}: diffusion solves more of the same episodes than regression on the same network",
+        source="Chi et al. 2023, arXiv 2303.04137, section 6.1",
+        target=f"gain >= {LEAST_GAIN}, p < 0.05",
+        value={**{p: reports[p]["success_rate"] for p in POLICIES}, "gain": gain, "p_mcnemar": p_value, "steps": steps},
+        interval=(lower, upper),
+        n=sum(counts),
+        control={"what": "success of the null policy", "value": idle, "failed": idle <= 0.05},
+        passed=bool(gain >= LEAST_GAIN and p_value < 0.05 and idle <= 0.05),
+        **shared,
+    )
 
 
 if __name__ == "__main__":
