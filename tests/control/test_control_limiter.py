@@ -310,9 +310,9 @@ def test_limits_in_force_are_scaled_and_cannot_be_raised(panda: Embodiment) -> N
     gentle = SafetyLimiter(panda, ControlConfig(jerk_scale=0.01))
     np.testing.assert_allclose(gentle.max_jerk[:7], 0.01 * panda.joints.limit("max_jerk")[:7])
     xarm = load_embodiment("xarm7")  # a tenth of a jerk that is moderate already would take 0.28 s to full acceleration
-    limiter = SafetyLimiter(xarm)
-    np.testing.assert_allclose(limiter.max_acceleration[:7] / limiter.max_jerk[:7], 0.07)
-    assert (limiter.max_jerk <= xarm.joints.limit("max_jerk")).all()
+    other = SafetyLimiter(xarm)
+    np.testing.assert_allclose(other.max_acceleration[:7] / other.max_jerk[:7], 0.07)
+    assert (other.max_jerk <= xarm.joints.limit("max_jerk")).all()
     assert limiter.max_velocity[7] == panda.joints.limit("max_velocity")[7]
     with pytest.raises(ConfigError) as caught:
         ControlConfig(velocity_scale=1.1, jerk_scale=0.0, reseed="guess")
