@@ -16,6 +16,7 @@ Examples:
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import time
@@ -68,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     unknown = [part for part in config.only if part not in PARTS]
     if unknown:
         raise ConfigError(explain("no such part", given=unknown, allowed=PARTS))
-    command = " ".join(["robopolicy data bench", *argv])
+    command = " ".join(["robopolicy data bench", *_portable(argv)])
     with tempfile.TemporaryDirectory(prefix="robopolicy-bench-") as folder:
         started = time.process_time()
         for comparison in _comparisons(config, Path(folder)):
@@ -77,6 +78,11 @@ def run(argv: Sequence[str]) -> int:
                 _write(comparison, config.out, command, time.process_time() - started)
             started = time.process_time()
     return 0
+
+
+def _portable(words: Sequence[str]) -> list[str]:
+    """The command as another machine would run it: of paths only the last part."""
+    return [re.sub(r"(?:~|\.{0,2})?/[^\s=]*/([^\s/=]+)", r"\1", word) for word in words]
 
 
 def _comparisons(config: BenchConfig, folder: Path) -> Iterator[Comparison]:
