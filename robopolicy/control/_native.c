@@ -436,7 +436,8 @@ static void ik_step(const Chain *chain, const double *q, const double *target, c
     if (pulled)
         for (int i = 0; i < 6; i++)
             for (int k = 0; k < n; k++) error[i] -= jacobian[i][k] * nullspace * (chain->home[k] - q[k]);
-    if (solve6(G, error, x) < 0) memset(x, 0, sizeof x);
+    if (solve6(G, error, x) < 0) /* only what is not finite has no solution here, and it must not become a motion */
+        for (int i = 0; i < 6; i++) x[i] = NAN;
     for (int k = 0; k < n; k++) {
         double sum = pulled ? nullspace * (chain->home[k] - q[k]) : 0.0;
         for (int i = 0; i < 6; i++) sum += jacobian[i][k] * x[i];
@@ -456,7 +457,11 @@ static void chain_solve(const Chain *chain, double *q, const double *target, con
             *converged = 1;
             return;
         }
-        for (int k = 0; k < chain->n; k++) q[k] = fmin(fmax(q[k] + step[k], chain->lower[k]), chain->upper[k]);
+        for (int k = 0; k < chain->n; k++) { /* comparisons, not fmin: a NaN has to stay one */
+            q[k] += step[k];
+            if (q[k] < chain->lower[k]) q[k] = chain->lower[k];
+            if (q[k] > chain->upper[k]) q[k] = chain->upper[k];
+        }
     }
 }
 
@@ -597,22 +602,6 @@ static void follow(const Follower *self, const double *reference, double nullspa
     for (int k = 0; k < self->ends; k++) command[self->target[k]] = reference[self->end[k]];
 }
 
-/* joints(reference [A], nullspace, command [J]): the command becomes the joints that serve the reference */
-static PyObject *Follower_joints(Follower *self, PyObject *const *args, Py_ssize_t count) {
-    double reference[MOST_ACTIONS], command[MOST_JOINTS];
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "joints(reference, nullspace, command)");
-    double nullspace = PyFloat_AsDouble(args[1]);
-    if (PyErr_Occurred() || read_doubles(args[0], reference, self->width) < 0 || read_doubles(args[2], command, self->joints) < 0)
-        return NULL;
-    follow(self, reference, nullspace, command);
-    if (write_doubles(args[2], command, self->joints) < 0) return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef Follower_methods[] = {
-    {"joints", (PyCFunction)(void (*)(void))Follower_joints, METH_FASTCALL, "joints(reference [A], nullspace, command [J] in and out)."},
-    {NULL, NULL, 0, NULL}};
-
 static PyTypeObject FollowerType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "robopolicy.control._native.Follower",
     .tp_basicsize = sizeof(Follower),
@@ -621,7 +610,6 @@ static PyTypeObject FollowerType = {
     .tp_new = PyType_GenericNew,
     .tp_init = (initproc)Follower_init,
     .tp_dealloc = (destructor)Follower_dealloc,
-    .tp_methods = Follower_methods,
 };
 
 /* -------------------------------------------------------------------------------------------------------- limiter */
@@ -1109,7 +1097,7 @@ static PyObject *track(PyObject *module, PyObject *const *args, Py_ssize_t count
         follow(follower, reference, nullspace, wish);
     } else memcpy(wish, reference, 8 * limiter->count);
     if (write_doubles(args[5], reference, path->width) < 0) return NULL;
-    if (!all_finite(wish, limiter->count)) Py_RETURN_NONE;
+    if (!all_finite(reference, path->width) || !all_finite(wish, limiter->count)) Py_RETURN_NONE;
     limit_tick(limiter, wish, &bits, &touched);
     PyObject *done = positions(limiter, args[6]);
     if (!done) return NULL;

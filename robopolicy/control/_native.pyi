@@ -53,7 +53,6 @@ class Follower:
         most_rad: float,
         /,
     ) -> None: ...
-    def joints(self, reference: _Array, nullspace: float, command: _Array, /) -> None: ...
 
 class Limiter:
     def __init__(

@@ -214,3 +214,32 @@ def test_wrong_buffers_are_refused() -> None:
         limiter._core.limit(np.zeros(16)[::2], out)
     with pytest.raises(ValueError, match="not finite"):
         limiter._core.limit(np.full(8, np.nan), out)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_what_is_not_finite_never_becomes_a_motion(name: str) -> None:
+    """With or without the compiled half: kinematics hands it on, the executor brakes and latches a fault."""
+    card = load_embodiment(name)
+    kinematics = Kinematics(card)
+    position, rotation = kinematics.forward(kinematics.home)
+    assert np.isfinite(kinematics.solve(kinematics.home, position, rotation, iterations=3).q_arm).all()  # control
+    for bad in (np.nan, np.inf):
+        broken = position.copy()
+        broken[1] = bad
+        assert not np.isfinite(kinematics.solve(kinematics.home, broken, rotation, iterations=3).q_arm).all()
+    for bad in (None, np.nan):
+        executor = Executor(card)
+        still = np.zeros(len(card.joints))
+        executor.reset(RobotState(0, card.home_position, still))
+        home = kinematics.tcp_state(card.home_position)
+        assert executor.submit(ActionChunk(np.tile(home, (4, 1)), 0, card.control_dt_s, card.hash), 0).accepted
+        if bad is not None:  # no chunk like this is accepted; here it is as if one had been
+            values = np.tile(home, (3, 1))
+            values[1:, 0] = bad
+            curve = executor.schedule._curve
+            times = [0, 100_000_000, 200_000_000]
+            executor.schedule._curve = Curve(curve.layout, times, values, np.zeros_like(home), curve.tail_ns)
+        before = executor.command
+        done = executor.tick(RobotState(0, card.home_position, still), 0)
+        np.testing.assert_allclose(done.setpoint.position, before, atol=1e-3)
+        assert (executor.fault is not None) == (bad is not None)
