@@ -38,7 +38,7 @@ PACKAGES = packages_and_folders()
 NATIVE = Extension(
     "robopolicy.control._native",
     ["robopolicy/control/_native.c"],
-    extra_compile_args=["-O2", "-ffp-contract=off"] if os.name == "posix" else [],
+    extra_compile_args=["-O3", "-ffp-contract=off"] if os.name == "posix" else [],
     optional=True,
 )
 

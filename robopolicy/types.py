@@ -39,10 +39,10 @@ the first action still to be executed has index ``To-1``. A policy returns only 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.errors import NonFiniteError, ShapeError, explain
 
@@ -86,7 +86,7 @@ class Observation:
     goal: FloatArray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ActionChunk:
     """A piece of the future in physical units, in absolute time.
 
@@ -106,18 +106,29 @@ class ActionChunk:
     valid: NDArray[np.bool_] | None = None
     horizon: int | None = None
 
-    def __post_init__(self) -> None:
-        values = np.asarray(self.values)
+    def __init__(
+        self,
+        values: ArrayLike,
+        t0_ns: int,
+        dt_s: float,
+        embodiment: str,
+        valid: ArrayLike | None = None,
+        horizon: int | None = None,
+    ) -> None:
+        values = np.asarray(values)
         if values.ndim != 2 or not len(values):
             raise ShapeError(explain("a chunk needs values [H, A], H >= 1", given=values.shape))
-        if not self.dt_s > 0:
-            raise ShapeError(explain("a chunk needs a positive dt_s", given=self.dt_s))
-        valid = np.ones(len(values), bool) if self.valid is None else np.asarray(self.valid, bool)
-        if valid.shape != (len(values),):
+        if not dt_s > 0:
+            raise ShapeError(explain("a chunk needs a positive dt_s", given=dt_s))
+        if valid is None:
+            valid = np.empty(len(values), bool)
+            valid.fill(True)
+        valid = np.asarray(valid, bool)
+        if valid.shape != values.shape[:1]:
             raise ShapeError(explain("valid must be [H]", given=valid.shape, allowed=(len(values),)))
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "valid", valid)
-        object.__setattr__(self, "t0_ns", int(self.t0_ns))
+        # in one go: what a frozen dataclass generates takes three times as long
+        fields = {"values": values, "t0_ns": int(t0_ns), "dt_s": dt_s, "embodiment": embodiment}
+        vars(self).update(fields, valid=valid, horizon=horizon)
 
     @property
     def time_ns(self) -> NDArray[np.int64]:
@@ -148,9 +159,10 @@ class ActionChunk:
         return ActionChunk(self.values[first:], t0, self.dt_s, self.embodiment, self.valid[first:], left)
 
 
-@dataclass(frozen=True)
-class RobotState:
+class RobotState(NamedTuple):
     """Measured state of the robot's command channels, by the embodiment's joint order.
+
+    A named tuple, as :class:`Setpoint`: one of each is made at every tick, thrice as fast as a frozen dataclass.
 
     Attributes:
         time_ns: Time of the measurement on the executor's clock.
@@ -165,8 +177,7 @@ class RobotState:
     fault: bool = False
 
 
-@dataclass(frozen=True)
-class Setpoint:
+class Setpoint(NamedTuple):
     """What is sent to the robot at one tick.
 
     Attributes:

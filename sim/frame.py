@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,9 @@ from robopolicy.types import Observation
 __all__ = ["Frame", "Modalities", "frame_items", "modality_spaces", "stack_frames"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Frame:
-    """What the sensors see at one instant.
+    """What the sensors see at one instant; not to be changed afterwards.
 
     Attributes:
         state: f32 [S], measured TCP pose and gripper opening.
@@ -120,9 +119,16 @@ def stack_frames(
 
 def frame_items(frame: Frame) -> dict[str, Any]:
     """What a frame holds, as Gymnasium's observation: empty entries are left out."""
-    items = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
-    drop = ("joint_position", "time_ns", "qpos")
-    return {k: v for k, v in items.items() if k not in drop and v is not None and not (isinstance(v, dict) and not v)}
+    items: dict[str, Any] = {"state": frame.state, "environment_state": frame.environment_state}
+    if frame.goal is not None:
+        items["goal"] = frame.goal
+    if frame.point_cloud is not None:
+        items["point_cloud"] = frame.point_cloud
+    for name in ("image", "depth", "segmentation", "sensor"):
+        entry = getattr(frame, name)
+        if entry:
+            items[name] = entry
+    return items
 
 
 def modality_spaces(

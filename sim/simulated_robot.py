@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.executor import ControlConfig, Executor, MergeReport, Tick
-from robopolicy.control.native import finite, native
+from robopolicy.control.native import native
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import SimulationError, explain
@@ -31,7 +31,7 @@ from robopolicy.sim.point_cloud import PointCloud
 from robopolicy.sim.render import CameraRenderer
 from robopolicy.sim.scene import compose, integer_ratio
 from robopolicy.sim.sensors import SensorBank
-from robopolicy.sim.task import Task, load_task
+from robopolicy.sim.task import BaseTask, Task, load_task
 from robopolicy.sim.variants import NOMINAL, Variant, Variation, load_variant, variation_record
 from robopolicy.types import ActionChunk, RobotState
 
@@ -85,7 +85,7 @@ class SimulatedRobot:
         # First what a card without a simulation ends with, before anything that only a robot with kinematics has.
         self.scene = compose(self.task, self.embodiment, render_profile=render_profile, meshes=meshes)
         self.kinematics = RobotKinematics(self.embodiment)
-        self.modalities = modalities.checked(self.embodiment)
+        self.modalities = _NOTHING if modalities == _NOTHING else modalities.checked(self.embodiment)
         self._cloud, self.render_profile = cloud, render_profile
         self.model, self.data = self.scene.model, mujoco.MjData(self.scene.model)
         self._own_sensors = tuple(sensors)
@@ -106,10 +106,14 @@ class SimulatedRobot:
         lead_s[self.scene.arm] = (-bias[self.scene.actuator, 2] / gain[self.scene.actuator, 0])[self.scene.arm]
         self._lead = lead_s / self.model.opt.timestep
         self._places = _as_slice(self.scene.actuator)
+        self._width = len(self.embodiment.joints)
+        self._servo = self._make_servo()
         self._warnings = self.data.warning.number
         self._steering = steer(self.controller, self.executor, self.scene) if self.controller else None
         self._impedance = self._steering.impedance if self._steering else None
         self._last_tick: Tick | None = None
+        self._task_counts = getattr(type(self.task), "tick", None) is not BaseTask.tick
+        self._task_fails = getattr(type(self.task), "failure", None) is not BaseTask.failure
         self._hold_ticks = round(self.task.hold_s * self.embodiment.setpoint_hz)
         self.variant = load_variant(variant)
         self._variation: Variation | None = None
@@ -125,8 +129,11 @@ class SimulatedRobot:
 
     def robot_state(self) -> RobotState:
         """Measured joints: rad and rad/s; gripper opening 0..1 and 1/s."""
-        scene, data = self.scene, self.data
-        return RobotState(self.now_ns, scene.joint_position(data), scene.joint_velocity(data))
+        if self._servo is None:
+            return RobotState(self.now_ns, self.scene.joint_position(self.data), self.scene.joint_velocity(self.data))
+        position, velocity = np.empty(self._width), np.empty(self._width)
+        self._servo.measure(position, velocity)
+        return RobotState(self._tick * self.tick_ns, position, velocity)
 
     def servo(self, position: NDArray[np.floating]) -> None:
         """Advance one setpoint tick; ``position`` [J] is reached at its end.
@@ -137,23 +144,44 @@ class SimulatedRobot:
         Raises:
             SimulationError: the physics diverged.
         """
-        target = self.scene.control(position)
-        if self._impedance is None and not self._sensing and native is not None and isinstance(self._places, slice):
-            substeps, lead, first = self._substeps, self._lead, self._places.start
-            control, begin = self.data.ctrl, self._servo_position
-            native.drive(mujoco.mj_step, self.model, self.data, control, first, begin, target, lead, substeps)
-        else:
+        if self._servo is None or self._sensing or self._impedance is not None:
+            target = self.scene.control(position)
             self._drive(target)
-        self._servo_position = target
+            self._servo_position = target
+            sound = bool(np.isfinite(self.data.qpos).all())
+        else:
+            sound = self._servo.drive(self._servo_position, np.ascontiguousarray(position, float))
         self._tick += 1
-        if self._warnings[_BAD_ACCELERATION] or not finite(self.data.qpos):
+        if not sound or self._warnings[_BAD_ACCELERATION]:
             raise SimulationError(
                 explain("the simulation went unstable", given=f"tick {self._tick}", mend="check the setpoints sent")
             )
-        self.task.tick(self.data)
-        self._held_ticks = self._held_ticks + 1 if self.task.success(self.data) else 0
-        if self.failure is None:
-            self.failure = self.task.failure(self.data)
+        task, data = self.task, self.data
+        if self._task_counts:
+            task.tick(data)
+        self._held_ticks = self._held_ticks + 1 if task.success(data) else 0
+        if self._task_fails and self.failure is None:
+            self.failure = task.failure(data)
+
+    def _make_servo(self) -> Any:
+        """:meth:`robot_state` and the physics steps of :meth:`servo` compiled, or None."""
+        if native is None or not isinstance(self._places, slice):
+            return None
+        scene, data = self.scene, self.data
+        return native.Servo(
+            mujoco.mj_step,
+            self.model,
+            data,
+            data.ctrl,
+            data.qpos,
+            data.qvel,
+            self._places.start,
+            self._substeps,
+            self._lead,
+            scene.measured_qpos.tolist(),
+            scene.measured_qvel.tolist(),
+            tuple((g.channel, g.qpos, g.qvel, g.closed, g.travel) for g in scene.grippers),
+        )
 
     def _drive(self, target: NDArray[np.float64]) -> None:
         """The physics steps of one setpoint, with sensors sampled or impedance in the place of the servos."""
@@ -181,7 +209,7 @@ class SimulatedRobot:
         joints, objects = self.robot_state().position, self.task.observe(self.data)
         if self._variation is not None and self._variation.active:
             joints, objects = self._variation.seen(joints, objects, self.now_ns)
-        drawn = self._draw(wanted)
+        drawn = {} if wanted is _NOTHING or wanted == _NOTHING else self._draw(wanted)
         if self._steering is not None:
             self._steering.note(self.now_ns, self._last_tick)
         return Frame(
@@ -222,8 +250,6 @@ class SimulatedRobot:
 
     def _draw(self, wanted: Modalities) -> dict[str, Any]:
         """Pictures, depth, masks and cloud; every camera is drawn once."""
-        if wanted == _NOTHING:
-            return {}
         rng = generator("point_cloud", *self.episode, self.now_ns) if wanted.point_cloud else None
         return draw_frame(self.scene, self.data, self._eyes, wanted, self._cloud, rng)
 

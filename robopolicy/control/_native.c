@@ -44,6 +44,20 @@ static int write_doubles(PyObject *object, const double *from, Py_ssize_t count)
     return 0;
 }
 
+/* The object itself where it is contiguous float64, else its numbers as such an array. */
+static PyObject *contiguous(PyObject *object) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
+        int good = view.itemsize == 8 && view.format && strcmp(view.format, "d") == 0;
+        PyBuffer_Release(&view);
+        if (good) return Py_NewRef(object);
+    } else PyErr_Clear();
+    PyObject *numpy = PyImport_ImportModule("numpy");
+    PyObject *numbers = numpy ? PyObject_CallMethod(numpy, "ascontiguousarray", "Os", object, "d") : NULL;
+    Py_XDECREF(numpy);
+    return numbers;
+}
+
 /* A sequence of integers -> array; returns their number, -1 on error. */
 static int read_indices(PyObject *object, int *out, int most, int bound) {
     PyObject *fast = PySequence_Fast(object, "wanted a sequence of integers");
@@ -336,10 +350,11 @@ static void link_pose(const Chain *chain, int i, double q, Pose *out) {
 
 static void chain_forward(const Chain *chain, const double *q, Pose *out, Pose *frames) {
     Pose pose, link, next;
-    for (int i = 0; i < chain->n; i++) {
+    link_pose(chain, 0, q[0], &pose);
+    if (frames) frames[0] = pose;
+    for (int i = 1; i < chain->n; i++) {
         link_pose(chain, i, q[i], &link);
-        if (i == 0) next = link;
-        else multiply(&pose, &link, &next);
+        multiply(&pose, &link, &next);
         pose = next;
         if (frames) frames[i] = pose;
     }
@@ -405,12 +420,18 @@ static int solve6(double G[6][6], const double *b, double *x) {
     return 0;
 }
 
-static void ik_step(const Chain *chain, const double *q, const double *target, const double *rotation, double damping,
-                    double most_m, double most_rad, double nullspace, double *step, double *distance, double *angle) {
+/* False, and no step, where the pose is within the tolerances and nothing pulls. */
+static int ik_step(const Chain *chain, const double *q, const double *target, const double *rotation, double damping,
+                   double most_m, double most_rad, double nullspace, double tolerance_m, double tolerance_rad, double *step,
+                   double *distance, double *angle) {
     int n = chain->n;
     Pose frames[MOST_JOINTS], tcp;
     double jacobian[6][MOST_JOINTS], error[6], G[6][6], x[6] = {0};
     chain_forward(chain, q, &tcp, frames);
+    for (int k = 0; k < 3; k++) error[k] = target[k] - tcp.t[k];
+    rotation_error(rotation, tcp.r, error + 3);
+    *distance = norm3(error), *angle = norm3(error + 3);
+    if (*distance <= tolerance_m && *angle <= tolerance_rad && nullspace == 0.0) return 0;
     for (int i = 0; i < n; i++) {
         const double *r = frames[i].r, *l = chain->axis[i];
         double ax = r[0] * l[0] + r[1] * l[1] + r[2] * l[2], ay = r[3] * l[0] + r[4] * l[1] + r[5] * l[2],
@@ -419,9 +440,6 @@ static void ik_step(const Chain *chain, const double *q, const double *target, c
         jacobian[0][i] = ay * dz - az * dy, jacobian[1][i] = az * dx - ax * dz, jacobian[2][i] = ax * dy - ay * dx;
         jacobian[3][i] = ax, jacobian[4][i] = ay, jacobian[5][i] = az;
     }
-    for (int k = 0; k < 3; k++) error[k] = target[k] - tcp.t[k];
-    rotation_error(rotation, tcp.r, error + 3);
-    *distance = norm3(error), *angle = norm3(error + 3);
     if (*distance > most_m)
         for (int k = 0; k < 3; k++) error[k] *= most_m / *distance;
     if (*angle > most_rad)
@@ -443,6 +461,7 @@ static void ik_step(const Chain *chain, const double *q, const double *target, c
         for (int i = 0; i < 6; i++) sum += jacobian[i][k] * x[i];
         step[k] = sum;
     }
+    return 1;
 }
 
 static void chain_solve(const Chain *chain, double *q, const double *target, const double *rotation, long iterations,
@@ -452,8 +471,8 @@ static void chain_solve(const Chain *chain, double *q, const double *target, con
     *converged = 0;
     for (*taken = 0; *taken < iterations; (*taken)++) {
         double pull = *taken == 0 ? nullspace : 0.0;
-        ik_step(chain, q, target, rotation, damping, most_m, most_rad, pull, step, distance, angle);
-        if (*distance <= tolerance_m && *angle <= tolerance_rad && pull == 0.0) {
+        if (!ik_step(chain, q, target, rotation, damping, most_m, most_rad, pull, tolerance_m, tolerance_rad, step, distance,
+                     angle)) {
             *converged = 1;
             return;
         }
@@ -546,6 +565,72 @@ static PyTypeObject ChainType = {
     .tp_new = PyType_GenericNew,
     .tp_init = (initproc)Chain_init,
     .tp_methods = Chain_methods,
+};
+
+/* ------------------------------------------------------------------------------------------------------ TCP state */
+
+typedef struct {
+    PyObject_HEAD
+    Chain *chain;
+    int joints, width, ends, arm[MOST_JOINTS], end[MOST_JOINTS], place[MOST_JOINTS], position[3], rotation[6];
+} TcpState;
+
+static void TcpState_dealloc(TcpState *self) {
+    Py_XDECREF(self->chain);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* TcpState(chain, J, S, arm joints, end joints, position, rotation, end places) */
+static int TcpState_init(TcpState *self, PyObject *args, PyObject *keywords) {
+    PyObject *chain, *arm, *end, *position, *rotation, *place;
+    if (!PyArg_ParseTuple(args, "O!iiOOOOO", &ChainType, &chain, &self->joints, &self->width, &arm, &end, &position,
+                          &rotation, &place))
+        return -1;
+    int good = self->width <= MOST_ACTIONS && self->joints <= MOST_JOINTS &&
+               read_indices(arm, self->arm, MOST_JOINTS, self->joints) == ((Chain *)chain)->n &&
+               (self->ends = read_indices(end, self->end, MOST_JOINTS, self->joints)) >= 0 &&
+               read_indices(position, self->position, 3, self->width) == 3 &&
+               read_indices(rotation, self->rotation, 6, self->width) == 6 &&
+               read_indices(place, self->place, MOST_JOINTS, self->width) == self->ends &&
+               9 + self->ends == self->width;
+    if (!good) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "channels of state and joints do not fit");
+        return -1;
+    }
+    Py_INCREF(chain);
+    Py_XSETREF(self->chain, (Chain *)chain);
+    return 0;
+}
+
+/* at(joints [J], state [S]) */
+static PyObject *TcpState_at(TcpState *self, PyObject *const *args, Py_ssize_t count) {
+    double joints[MOST_JOINTS], q[MOST_JOINTS], state[MOST_ACTIONS];
+    Pose pose;
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "at(joints, state)");
+    if (read_doubles(args[0], joints, self->joints) < 0) return NULL;
+    for (int i = 0; i < self->chain->n; i++) q[i] = joints[self->arm[i]];
+    chain_forward(self->chain, q, &pose, NULL);
+    for (int k = 0; k < 3; k++) {
+        state[self->position[k]] = pose.t[k];
+        state[self->rotation[k]] = pose.r[3 * k], state[self->rotation[3 + k]] = pose.r[3 * k + 1];
+    }
+    for (int i = 0; i < self->ends; i++) state[self->place[i]] = joints[self->end[i]];
+    if (write_doubles(args[1], state, self->width) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef TcpState_methods[] = {
+    {"at", (PyCFunction)(void (*)(void))TcpState_at, METH_FASTCALL, "at(joints [J], state [S])."}, {NULL, NULL, 0, NULL}};
+
+static PyTypeObject TcpStateType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "robopolicy.control._native.TcpState",
+    .tp_basicsize = sizeof(TcpState),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "From joints to the state vector of a card, see Kinematics.tcp_state.",
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)TcpState_init,
+    .tp_dealloc = (destructor)TcpState_dealloc,
+    .tp_methods = TcpState_methods,
 };
 
 /* ------------------------------------------------------------------------------------------------------- follower */
@@ -862,12 +947,23 @@ static PyObject *Limiter_at_rest(Limiter *self, PyObject *arg) {
     Py_RETURN_TRUE;
 }
 
+/* effort(channels): the largest |acceleration| among the channels of the bit mask, as a share of its limit */
+static PyObject *Limiter_effort(Limiter *self, PyObject *arg) {
+    unsigned long long channels = PyLong_AsUnsignedLongLong(arg);
+    double largest = 0.0;
+    if (PyErr_Occurred()) return NULL;
+    for (int i = 0; i < self->count; i++)
+        if (channels >> i & 1) largest = fmax(largest, fabs(self->channels[i].a) / self->channels[i].A);
+    return PyFloat_FromDouble(largest);
+}
+
 static PyMethodDef Limiter_methods[] = {
     {"reset", (PyCFunction)(void (*)(void))Limiter_reset, METH_FASTCALL, "reset(p, v, a): bit i is set where no limited stop exists."},
     {"limit", (PyCFunction)(void (*)(void))Limiter_limit, METH_FASTCALL, "limit(wish, out) -> (bits, channels)."},
     {"brake", (PyCFunction)Limiter_brake, METH_O, "brake(out): one tick of braking."},
     {"state", (PyCFunction)Limiter_state, METH_O, "state(out [3, J]): position, velocity, acceleration in tick units."},
     {"at_rest", (PyCFunction)Limiter_at_rest, METH_O, "at_rest(share)."},
+    {"effort", (PyCFunction)Limiter_effort, METH_O, "effort(channels): largest share of the acceleration limits in use."},
     {NULL, NULL, 0, NULL}};
 
 static PyTypeObject LimiterType = {
@@ -1056,9 +1152,57 @@ static PyObject *Path_rate(Path *self, PyObject *const *args, Py_ssize_t count) 
     Py_RETURN_NONE;
 }
 
+static PyTypeObject PathType;
+
+/* join(start_ns, times int64 [K], values [K, A], tail_ns) -> Path: from where this one is at start_ns, with its rate, through
+ * the knots, which are later */
+static PyObject *Path_join(Path *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer times, values;
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "join(start_ns, times, values, tail_ns)");
+    long long start = PyLong_AsLongLong(args[0]), tail = PyLong_AsLongLong(args[3]);
+    if (PyErr_Occurred() || PyObject_GetBuffer(args[1], &times, PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    Py_ssize_t K = times.len / 8;
+    int A = self->width;
+    Path *made = NULL;
+    if (doubles(args[2], &values, K * A, 0) == 0) {
+        made = (Path *)PathType.tp_alloc(&PathType, 0);
+        if (made) {
+            made->time_ns = PyMem_Malloc(8 * (K + 1));
+            made->values = PyMem_Malloc(16 * (K + 1) * A);
+            if (!made->time_ns || !made->values) {
+                Py_CLEAR(made);
+                PyErr_NoMemory();
+            }
+        }
+        if (made) {
+            double rate[MOST_ACTIONS];
+            made->knots = (int)K + 1, made->width = A, made->tail_ns = tail;
+            made->slopes = made->values + (K + 1) * A;
+            made->rotations = self->rotations, made->grippers = self->grippers;
+            memcpy(made->rotation, self->rotation, sizeof self->rotation);
+            memcpy(made->gripper, self->gripper, sizeof self->gripper);
+            made->time_ns[0] = start;
+            memcpy(made->time_ns + 1, times.buf, 8 * K);
+            path_at(self, start, made->values);
+            memcpy(made->values + A, values.buf, 8 * K * A);
+            path_rate(self, start, rate);
+            for (Py_ssize_t i = 0; made && i < K; i++)
+                if (made->time_ns[i + 1] <= made->time_ns[i]) {
+                    PyErr_SetString(PyExc_ValueError, "times must grow");
+                    Py_CLEAR(made);
+                }
+            if (made) path_slopes(made, rate);
+        }
+        PyBuffer_Release(&values);
+    }
+    PyBuffer_Release(&times);
+    return (PyObject *)made;
+}
+
 static PyMethodDef Path_methods[] = {
     {"at", (PyCFunction)(void (*)(void))Path_at, METH_FASTCALL, "at(time_ns, out [A])."},
     {"rate", (PyCFunction)(void (*)(void))Path_rate, METH_FASTCALL, "rate(time_ns, out [A])."},
+    {"join", (PyCFunction)(void (*)(void))Path_join, METH_FASTCALL, "join(start_ns, times [K], values [K, A], tail_ns) -> Path."},
     {NULL, NULL, 0, NULL}};
 
 static PyTypeObject PathType = {
@@ -1072,17 +1216,19 @@ static PyTypeObject PathType = {
     .tp_methods = Path_methods,
 };
 
-/* ------------------------------------------------------------------------------------------------ a tick, a servo */
+/* --------------------------------------------------------------------------------------------------------- a tick */
 
-/* track(path, follower or None, limiter, time_ns, nullspace, reference [A], command [J]) -> (bits, touched), or None when the
- * request is not finite and nothing was done. */
+/* track(path, follower or None, limiter, time_ns, nullspace, position [J], velocity [J], reference [A], command [J]) -> True
+ * when the request goes through, (bits, touched) when it met limits, None when it is not finite, False when the measured position or
+ * velocity is not; in the last two cases nothing was done. */
 static PyObject *track(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    double reference[MOST_ACTIONS], wish[MOST_JOINTS];
+    double reference[MOST_ACTIONS], wish[MOST_JOINTS], measured[MOST_JOINTS];
     unsigned long long touched;
     int bits;
-    if (count != 7 || !Py_IS_TYPE(args[0], &PathType) || !Py_IS_TYPE(args[2], &LimiterType) ||
+    if (count != 9 || !Py_IS_TYPE(args[0], &PathType) || !Py_IS_TYPE(args[2], &LimiterType) ||
         !(args[1] == Py_None || Py_IS_TYPE(args[1], &FollowerType)))
-        return PyErr_Format(PyExc_TypeError, "track(path, follower, limiter, time_ns, nullspace, reference, command)");
+        return PyErr_Format(PyExc_TypeError,
+                            "track(path, follower, limiter, time_ns, nullspace, position, velocity, reference, command)");
     Path *path = (Path *)args[0];
     Limiter *limiter = (Limiter *)args[2];
     Follower *follower = args[1] == Py_None ? NULL : (Follower *)args[1];
@@ -1091,76 +1237,176 @@ static PyObject *track(PyObject *module, PyObject *const *args, Py_ssize_t count
     if (PyErr_Occurred()) return NULL;
     if (follower ? follower->width != path->width || follower->joints != limiter->count : path->width != limiter->count)
         return PyErr_Format(PyExc_ValueError, "path, follower and limiter are of different robots");
+    for (int i = 5; i < 7; i++) {
+        if (read_doubles(args[i], measured, limiter->count) < 0) return NULL;
+        if (!all_finite(measured, limiter->count)) Py_RETURN_FALSE;
+    }
     path_at(path, time_ns, reference);
     if (follower) {
         for (int i = 0; i < limiter->count; i++) wish[i] = limiter->channels[i].p;
         follow(follower, reference, nullspace, wish);
     } else memcpy(wish, reference, 8 * limiter->count);
-    if (write_doubles(args[5], reference, path->width) < 0) return NULL;
+    if (write_doubles(args[7], reference, path->width) < 0) return NULL;
     if (!all_finite(reference, path->width) || !all_finite(wish, limiter->count)) Py_RETURN_NONE;
     limit_tick(limiter, wish, &bits, &touched);
-    PyObject *done = positions(limiter, args[6]);
+    PyObject *done = positions(limiter, args[8]);
     if (!done) return NULL;
     Py_DECREF(done);
+    if (!bits) Py_RETURN_TRUE;
     return Py_BuildValue("iK", bits, touched);
-}
-
-/* drive(step, model, data, control [nu], first, from [J], to [J], lead [J], substeps): control[first : first + J] moves on a
- * straight line with feed-forward; step(model, data) is called after each write. */
-static PyObject *drive(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    if (count != 9) return PyErr_Format(PyExc_TypeError, "drive takes 9 arguments");
-    long first = PyLong_AsLong(args[4]), substeps = PyLong_AsLong(args[8]);
-    if (PyErr_Occurred()) return NULL;
-    Py_buffer control, start;
-    double reference[MOST_JOINTS], target[MOST_JOINTS], lead[MOST_JOINTS];
-    if (doubles(args[5], &start, -1, 0) < 0) return NULL;
-    Py_ssize_t J = start.len / 8;
-    int good = J <= MOST_JOINTS && substeps >= 1;
-    if (good) memcpy(reference, start.buf, start.len);
-    PyBuffer_Release(&start);
-    if (!good) return PyErr_Format(PyExc_ValueError, "at most %d joints, at least one step", MOST_JOINTS);
-    if (read_doubles(args[6], target, J) < 0 || read_doubles(args[7], lead, J) < 0 || doubles(args[3], &control, -1, 1) < 0)
-        return NULL;
-    if (first < 0 || (first + J) * 8 > control.len) {
-        PyBuffer_Release(&control);
-        return PyErr_Format(PyExc_ValueError, "controls %ld to %zd of %zd", first, first + J, control.len / 8);
-    }
-    for (Py_ssize_t i = 0; i < J; i++) {
-        target[i] = (target[i] - reference[i]) / (double)substeps;
-        lead[i] *= target[i];
-    }
-    PyObject *pair[2] = {args[1], args[2]};
-    for (long k = 0; k < substeps; k++) {
-        double *out = (double *)control.buf + first;
-        for (Py_ssize_t i = 0; i < J; i++) {
-            reference[i] += target[i];
-            out[i] = reference[i] + lead[i];
-        }
-        PyObject *done = PyObject_Vectorcall(args[0], pair, 2, NULL);
-        if (!done) {
-            PyBuffer_Release(&control);
-            return NULL;
-        }
-        Py_DECREF(done);
-    }
-    PyBuffer_Release(&control);
-    Py_RETURN_NONE;
 }
 
 /* finite(values): every one of them */
 static PyObject *finite_py(PyObject *module, PyObject *object) {
     Py_buffer view;
-    if (doubles(object, &view, -1, 0) < 0) return NULL;
-    int good = all_finite(view.buf, (int)(view.len / 8));
-    PyBuffer_Release(&view);
-    return PyBool_FromLong(good);
+    PyObject *numbers = contiguous(object);
+    if (!numbers) return NULL;
+    int good = doubles(numbers, &view, -1, 0) == 0;
+    if (good) {
+        good = all_finite(view.buf, (int)(view.len / 8));
+        PyBuffer_Release(&view);
+    }
+    Py_DECREF(numbers);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(good);
 }
 
 static PyMethodDef functions[] = {
     {"finite", (PyCFunction)finite_py, METH_O, "finite(values): every one of them."},
     {"track", (PyCFunction)(void (*)(void))track, METH_FASTCALL, "One tick from path to limited command, see Executor.tick."},
-    {"drive", (PyCFunction)(void (*)(void))drive, METH_FASTCALL, "Physics steps of one setpoint, see Env.servo."},
     {NULL, NULL, 0, NULL}};
+
+/* ---------------------------------------------------------------------------------------------------------- servo */
+
+#define MOST_GRIPPERS 16
+
+typedef struct { int channel, count, qpos[2], qvel[2]; double closed, travel; } Gripper;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *pair[2], *step;
+    Py_buffer control, qpos, qvel;
+    int joints, first, grippers, position[MOST_JOINTS], velocity[MOST_JOINTS];
+    long substeps;
+    double lead[MOST_JOINTS];
+    Gripper gripper[MOST_GRIPPERS];
+} Servo;
+
+static void Servo_dealloc(Servo *self) {
+    Py_buffer *views[] = {&self->control, &self->qpos, &self->qvel};
+    for (int i = 0; i < 3; i++)
+        if (views[i]->obj) PyBuffer_Release(views[i]);
+    Py_XDECREF(self->pair[0]);
+    Py_XDECREF(self->pair[1]);
+    Py_XDECREF(self->step);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static int read_gripper(PyObject *entry, Gripper *out, int joints, int nq, int nv) {
+    PyObject *qpos, *qvel;
+    if (!PyArg_ParseTuple(entry, "iOOdd", &out->channel, &qpos, &qvel, &out->closed, &out->travel)) return -1;
+    out->count = read_indices(qpos, out->qpos, 2, nq);
+    if (out->count < 0 || read_indices(qvel, out->qvel, 2, nv) != out->count || out->count < 1 || out->channel < 0 ||
+        out->channel >= joints) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a gripper has one or two joints and a channel");
+        return -1;
+    }
+    return 0;
+}
+
+/* Servo(step, model, data, control [nu], qpos, qvel, first, substeps, lead [J], positions [J], velocities [J], grippers):
+ * the buffers are those of data, and stay. */
+static int Servo_init(Servo *self, PyObject *args, PyObject *keywords) {
+    PyObject *step, *model, *data, *control, *qpos, *qvel, *lead, *positions, *velocities, *grippers;
+    if (self->step) {
+        PyErr_SetString(PyExc_ValueError, "made once");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(args, "OOOOOOilOOOO!", &step, &model, &data, &control, &qpos, &qvel, &self->first,
+                          &self->substeps, &lead, &positions, &velocities, &PyTuple_Type, &grippers) ||
+        doubles(control, &self->control, -1, 1) < 0)
+        return -1;
+    if (doubles(qpos, &self->qpos, -1, 0) < 0 || doubles(qvel, &self->qvel, -1, 0) < 0) return -1;
+    int nq = (int)(self->qpos.len / 8), nv = (int)(self->qvel.len / 8), nu = (int)(self->control.len / 8);
+    self->joints = read_indices(positions, self->position, MOST_JOINTS, nq);
+    if (self->joints < 0 || read_doubles(lead, self->lead, self->joints) < 0) return -1;
+    self->grippers = (int)PyTuple_GET_SIZE(grippers);
+    if (read_indices(velocities, self->velocity, MOST_JOINTS, nv) != self->joints || self->first < 0 ||
+        self->first + self->joints > nu || self->substeps < 1 || self->grippers > MOST_GRIPPERS) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "joints, controls and steps do not fit");
+        return -1;
+    }
+    for (int g = 0; g < self->grippers; g++)
+        if (read_gripper(PyTuple_GET_ITEM(grippers, g), &self->gripper[g], self->joints, nq, nv) < 0) return -1;
+    self->step = Py_NewRef(step), self->pair[0] = Py_NewRef(model), self->pair[1] = Py_NewRef(data);
+    return 0;
+}
+
+static double mean_of(const double *values, const int *places, int count) {
+    return count == 2 ? (values[places[0]] + values[places[1]]) / 2 : values[places[0]];
+}
+
+/* measure(position [J], velocity [J]): what the joints do now, grippers by their opening */
+static PyObject *Servo_measure(Servo *self, PyObject *const *args, Py_ssize_t count) {
+    double position[MOST_JOINTS], velocity[MOST_JOINTS];
+    const double *qpos = self->qpos.buf, *qvel = self->qvel.buf;
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "measure(position, velocity)");
+    for (int i = 0; i < self->joints; i++) position[i] = qpos[self->position[i]], velocity[i] = qvel[self->velocity[i]];
+    for (int g = 0; g < self->grippers; g++) {
+        const Gripper *own = &self->gripper[g];
+        double opening = (mean_of(qpos, own->qpos, own->count) - own->closed) / own->travel;
+        if (opening < 0.0) opening = 0.0;
+        if (opening > 1.0) opening = 1.0;
+        position[own->channel] = opening;
+        velocity[own->channel] = mean_of(qvel, own->qvel, own->count) / own->travel;
+    }
+    if (write_doubles(args[0], position, self->joints) < 0 || write_doubles(args[1], velocity, self->joints) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* drive(begin [J], position [J]): the controls move on a straight line with feed-forward from ``begin``, in the units of the
+ * actuators, to a command; step(model, data) is called after each write. ``begin`` is then where they are. False when the
+ * positions are not finite any more. */
+static PyObject *Servo_drive(Servo *self, PyObject *const *args, Py_ssize_t count) {
+    double reference[MOST_JOINTS], target[MOST_JOINTS], change[MOST_JOINTS], ahead[MOST_JOINTS];
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "drive(begin, position)");
+    if (read_doubles(args[1], target, self->joints) < 0 || read_doubles(args[0], reference, self->joints) < 0) return NULL;
+    for (int g = 0; g < self->grippers; g++) {
+        const Gripper *own = &self->gripper[g];
+        target[own->channel] = own->closed + target[own->channel] * own->travel;
+    }
+    for (int i = 0; i < self->joints; i++) {
+        change[i] = (target[i] - reference[i]) / (double)self->substeps;
+        ahead[i] = change[i] * self->lead[i];
+    }
+    double *out = (double *)self->control.buf + self->first;
+    for (long k = 0; k < self->substeps; k++) {
+        for (int i = 0; i < self->joints; i++) {
+            reference[i] += change[i];
+            out[i] = reference[i] + ahead[i];
+        }
+        PyObject *done = PyObject_Vectorcall(self->step, self->pair, 2, NULL);
+        if (!done) return NULL;
+        Py_DECREF(done);
+    }
+    if (write_doubles(args[0], target, self->joints) < 0) return NULL;
+    return PyBool_FromLong(all_finite(self->qpos.buf, (int)(self->qpos.len / 8)));
+}
+
+static PyMethodDef Servo_methods[] = {
+    {"measure", (PyCFunction)(void (*)(void))Servo_measure, METH_FASTCALL, "measure(position [J], velocity [J])."},
+    {"drive", (PyCFunction)(void (*)(void))Servo_drive, METH_FASTCALL, "drive(begin [J], position [J]) -> still finite."},
+    {NULL, NULL, 0, NULL}};
+
+static PyTypeObject ServoType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "robopolicy.control._native.Servo",
+    .tp_basicsize = sizeof(Servo),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "Joints of a simulated robot: measured, and driven for one setpoint, see SimulatedRobot.servo.",
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)Servo_init,
+    .tp_dealloc = (destructor)Servo_dealloc,
+    .tp_methods = Servo_methods,
+};
 
 /* --------------------------------------------------------------------------------------------------------- checks */
 
@@ -1236,6 +1482,43 @@ static PyObject *Checks_check(Checks *self, PyObject *const *args, Py_ssize_t co
     return PyLong_FromLong(found);
 }
 
+/* select(values [H, A], valid bool [H], t0_ns, dt_s, shift_ns, after_ns, times int64 [H], out [H, A]) -> rows that are valid
+ * and later than after_ns, packed to the front of times and out; -1 when a valid value is not finite, -2 when none is valid */
+static PyObject *Checks_select(Checks *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer values, valid, times, out;
+    if (count != 8) return PyErr_Format(PyExc_TypeError, "select takes 8 arguments");
+    long long t0 = PyLong_AsLongLong(args[2]), shift = PyLong_AsLongLong(args[4]), bound = PyLong_AsLongLong(args[5]);
+    double dt = PyFloat_AsDouble(args[3]);
+    if (PyErr_Occurred() || doubles(args[0], &values, -1, 0) < 0) return NULL;
+    Py_ssize_t H = values.len / 8 / self->width, row = 8 * self->width;
+    long kept = -3, seen = 0;
+    if (PyObject_GetBuffer(args[1], &valid, PyBUF_C_CONTIGUOUS) == 0) {
+        if (PyObject_GetBuffer(args[6], &times, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) == 0) {
+            if (doubles(args[7], &out, H * self->width, 1) == 0) {
+                if (H * row == values.len && valid.len == H && times.len == 8 * H) kept = 0;
+                else PyErr_Format(PyExc_ValueError, "values [H, %d], valid [H], times [H]", self->width);
+                for (Py_ssize_t i = 0; kept >= 0 && i < H; i++) {
+                    if (!((const char *)valid.buf)[i]) continue;
+                    const double *from = (const double *)values.buf + i * self->width;
+                    long long time_ns = t0 + (long long)rint((double)(i + 1) * dt * 1e9) + shift;
+                    seen++;
+                    if (!all_finite(from, self->width)) kept = -1;
+                    else if (time_ns > bound) {
+                        memcpy((double *)out.buf + kept * self->width, from, row);
+                        ((int64_t *)times.buf)[kept++] = time_ns;
+                    }
+                }
+                PyBuffer_Release(&out);
+            }
+            PyBuffer_Release(&times);
+        }
+        PyBuffer_Release(&valid);
+    }
+    PyBuffer_Release(&values);
+    if (kept == -3) return NULL;
+    return PyLong_FromLong(kept == 0 && !seen ? -2 : kept);
+}
+
 /* clean(values [K, A]): in place, into range, rotations orthonormal */
 static PyObject *Checks_clean(Checks *self, PyObject *object) {
     Py_buffer view;
@@ -1277,6 +1560,7 @@ static PyObject *Checks_jump(Checks *self, PyObject *const *args, Py_ssize_t cou
 
 static PyMethodDef Checks_methods[] = {
     {"check", (PyCFunction)(void (*)(void))Checks_check, METH_FASTCALL, "check(values [K, A], most_turn_rad): 0 fine, 1 bounds, 2 rotation."},
+    {"select", (PyCFunction)(void (*)(void))Checks_select, METH_FASTCALL, "Rows of a chunk that can still be reached, see ChunkSchedule."},
     {"clean", (PyCFunction)Checks_clean, METH_O, "clean(values [K, A]) in place."},
     {"jump", (PyCFunction)(void (*)(void))Checks_jump, METH_FASTCALL, "jump(old [A], new [A]) -> (metres, radians)."},
     {NULL, NULL, 0, NULL}};
@@ -1296,11 +1580,11 @@ static PyTypeObject ChecksType = {
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_native", .m_doc = "The scalar work of a control tick.", .m_size = -1, .m_methods = functions};
 
 PyMODINIT_FUNC PyInit__native(void) {
-    PyTypeObject *types[] = {&ChainType, &FollowerType, &LimiterType, &PathType, &ChecksType};
-    static const char *names[] = {"Chain", "Follower", "Limiter", "Path", "Checks"};
+    PyTypeObject *types[] = {&ChainType, &TcpStateType, &FollowerType, &LimiterType, &PathType, &ServoType, &ChecksType};
+    static const char *names[] = {"Chain", "TcpState", "Follower", "Limiter", "Path", "Servo", "Checks"};
     PyObject *made = PyModule_Create(&module);
     if (!made) return NULL;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 7; i++) {
         if (PyType_Ready(types[i]) < 0 || PyModule_AddObjectRef(made, names[i], (PyObject *)types[i]) < 0) {
             Py_DECREF(made);
             return NULL;

@@ -94,8 +94,9 @@ class Curve:
         self.layout = layout
         self.start_ns, self.end_ns = time_ns[0], time_ns[-1]
         self._time_ns = list(time_ns)
-        self._values = values
+        self._values, self._width = values, values.shape[1]
         self.tail_ns = int(tail_ns) if len(values) > 1 else 0
+        self.rest_ns = self.end_ns + self.tail_ns
         self._gripper = layout.gripper
         self._rotation = [int(i) for i in layout.rotation]
         self.path = native and native.Path(
@@ -109,10 +110,29 @@ class Curve:
         if self.path is None:
             self._slopes = _slopes(np.diff(np.array(time_ns, dtype=np.int64).astype(float)) * 1e-9, values, rate)
 
+    def joined(self, start_ns: int, time_ns: NDArray[np.int64], values: Array, tail_ns: int) -> Curve:
+        """The curve that leaves this one at ``start_ns``, with its value and rate, for later knots.
+
+        Args:
+            start_ns: Where it begins.
+            time_ns: [K] strictly increasing, after ``start_ns``.
+            values: [K, A], rotations orthonormal.
+            tail_ns: Length of the new curve's tail.
+        """
+        if self.path is None:
+            knots = np.concatenate([self.at(start_ns)[None], values])
+            return Curve(self.layout, [int(start_ns), *time_ns.tolist()], knots, self.rate(start_ns), tail_ns)
+        curve = object.__new__(Curve)
+        curve.layout, curve._width = self.layout, self._width
+        curve.start_ns, curve.end_ns, curve.tail_ns = start_ns, int(time_ns[-1]), tail_ns
+        curve.rest_ns = curve.end_ns + tail_ns
+        curve.path = self.path.join(start_ns, time_ns, values, tail_ns)
+        return curve
+
     def at(self, time_ns: int) -> Array:
         """[A] at ``time_ns``; before the start and after the tail the path stands still."""
         if self.path is not None:
-            out = np.empty(self._values.shape[1])
+            out = np.empty(self._width)
             self.path.at(time_ns, out)
             return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)
@@ -130,7 +150,7 @@ class Curve:
     def rate(self, time_ns: int) -> Array:
         """[A] time derivative at ``time_ns``, unit/s, of the cubic before rotations are made orthonormal."""
         if self.path is not None:
-            out = np.empty(self._values.shape[1])
+            out = np.empty(self._width)
             self.path.rate(time_ns, out)
             return out
         first, second, width_ns, m0, m1 = self._piece(time_ns)

@@ -10,14 +10,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter import SafetyLimiter
-from robopolicy.control.native import native
+from robopolicy.control.native import MOST_CHANNELS, native
 from robopolicy.control.schedule import ChunkSchedule, MergeReport
 from robopolicy.control.verdict import Limit, Verdict
 from robopolicy.embodiment import Embodiment
@@ -28,8 +28,7 @@ __all__ = ["MODES", "ControlConfig", "Counters", "Executor", "MergeReport", "Tic
 MODES = ("tracking", "stopping", "holding", "fault")
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """Everything that one tick decided.
 
     Attributes:
@@ -92,15 +91,18 @@ class Executor:
         self.config = config or ControlConfig()
         self.limiter = SafetyLimiter(embodiment, self.config, tick_s)
         self.kinematics = self.limiter.kinematics
-        self._arm_joints = self.limiter.arm_joints
         self.schedule = ChunkSchedule(embodiment, self.config)
         self.tick_s = self.limiter.tick_s
         self._tick_ns = round(self.tick_s * 1e9)
-        self._layout = self.schedule.layout
+        self._pull = self.config.nullspace_gain_hz * self.tick_s
+        self._layout, self._width = self.schedule.layout, len(embodiment.action)
         self._cartesian = embodiment.action_space == "ee_pose"
         self._follower = self._make_follower() if native and self._cartesian else None
+        self._compiled = native is not None and len(embodiment.joints) <= MOST_CHANNELS
         self._counters = Counters()
         self._fresh = True
+        self._last_ns: int | None = None
+        self._committed_ns: int | None = None
         self._stopped = False
         self._begin(0)
 
@@ -181,23 +183,40 @@ class Executor:
             state: Newest measured state.
             now_ns: Time on the executor's clock; must grow from call to call.
         """
-        self._observe_time(now_ns)
-        target_ns = now_ns + self._tick_ns
-        reference = None
-        if self.fault is not None or self._frozen:
-            command, verdict = self.limiter.brake(state, self.tick_s, now_ns)
+        last_ns, self._last_ns = self._last_ns, now_ns
+        if last_ns is not None and now_ns - last_ns != self._tick_ns:
+            self._irregular(now_ns - last_ns)
+        target_ns = self._committed_ns = now_ns + self._tick_ns
+        limiter, curve, counters = self.limiter, self.schedule.curve, self._counters
+        reference: NDArray[np.floating] | None = None
+        if self._frozen or limiter.fault is not None:
+            command, verdict = limiter.brake(state, self.tick_s, now_ns)
+        elif self._compiled:
+            reference = np.empty(self._width)
+            pull = 0.0 if target_ns >= curve.rest_ns else self._pull
+            command, verdict = limiter.apply_path(curve.path, self._follower, target_ns, pull, reference, state, now_ns)
         else:
-            reference, command, verdict = self._track(state, target_ns, now_ns)
-        mode = self._mode(target_ns)
-        seam, self._seam = self._seam, False
-        self._count(mode, verdict, seam)
+            reference = curve.at(target_ns)
+            command, verdict = limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+        if target_ns <= curve.end_ns and not self._frozen and limiter.fault is None:
+            mode = "tracking"
+            counters.tracking_ticks += 1
+        else:
+            mode = self._mode(target_ns)
+        counters.ticks += 1
+        if verdict.bits:
+            counters.clipped_ticks += 1
+        seam = self._seam
+        if seam:
+            self._seam = False
+            counters.seams += 1
+            counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, self.limiter.effort)
         return Tick(Setpoint(target_ns, command), verdict, mode, reference, seam)
 
     def _begin(self, now_ns: int) -> None:
         self._stopped = self._seam = False
         self._frozen = True
-        self._last_ns: int | None = None
-        self._committed_ns: int | None = None
+        self._last_ns = self._committed_ns = None
         self.schedule.reset(self._where(), now_ns)
 
     def _where(self) -> NDArray[np.floating]:
@@ -205,29 +224,12 @@ class Executor:
         command = self.limiter.command
         return self.kinematics.only.tcp_state(command) if self._cartesian else command
 
-    def _observe_time(self, now_ns: int) -> None:
-        if self._last_ns is not None:
-            gap_ns = now_ns - self._last_ns
-            if gap_ns <= 0:
-                self.limiter.trip(f"the clock went back by {-gap_ns} ns", Limit.STALENESS)
-            elif gap_ns > 1.5 * self._tick_ns:
-                self._counters.late_ticks += 1
-        self._last_ns = now_ns
-        self._committed_ns = now_ns + self._tick_ns
-
-    def _track(
-        self, state: RobotState, target_ns: int, now_ns: int
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating], Verdict]:
-        """Reference, command and verdict of a tick that follows the schedule."""
-        path = self.schedule.path
-        if path is not None and (self._follower is not None or not self._cartesian):
-            limiter = self.limiter
-            reference: NDArray[np.floating] = np.empty(len(self.embodiment.action))
-            pull = 0.0 if self.schedule.settled(target_ns) else self.config.nullspace_gain_hz * self.tick_s
-            command, verdict = limiter.apply_path(path, self._follower, target_ns, pull, reference, state, now_ns)
-            return reference, command, verdict
-        reference = self.schedule.at(target_ns)
-        return reference, *self.limiter.apply(self._joints(reference, target_ns), state, self.tick_s, now_ns)
+    def _irregular(self, gap_ns: int) -> None:
+        """A tick that did not come one tick after the last."""
+        if gap_ns <= 0:
+            self.limiter.trip(f"the clock went back by {-gap_ns} ns", Limit.STALENESS)
+        elif gap_ns > 1.5 * self._tick_ns:
+            self._counters.late_ticks += 1
 
     def _joints(self, reference: NDArray[np.floating], target_ns: int) -> NDArray[np.floating]:
         """[J] request for a reference [A]."""
@@ -235,7 +237,7 @@ class Executor:
             return reference
         config, command, arm = self.config, self.limiter.command, self.kinematics.only
         # Once the reference stands still the posture may not keep drifting, or the arm would never come to rest.
-        pull = 0.0 if self.schedule.settled(target_ns) else config.nullspace_gain_hz * self.tick_s
+        pull = 0.0 if self.schedule.settled(target_ns) else self._pull
         rotation = _matrix(reference[self._layout.rotation].tolist())
         solution = arm.solve(
             command[arm.arm],
@@ -270,27 +272,15 @@ class Executor:
         )
 
     def _mode(self, target_ns: int) -> str:
-        if self.fault is not None:
+        """Of a tick that does not track the schedule any more."""
+        if self.limiter.fault is not None:
             return "fault"
         if not self._frozen:
-            if target_ns <= self.schedule.end_ns:
-                return "tracking"
+            curve = self.schedule.curve
             # Repeating inverse kinematics on a reference that is out of reach would creep for ever.
-            waited_s = (target_ns - self.schedule.end_ns) * 1e-9
-            settled = self.schedule.settled(target_ns)
+            waited_s, settled = (target_ns - curve.end_ns) * 1e-9, target_ns >= curve.rest_ns
             self._frozen = settled and (self.limiter.at_rest or waited_s > self.config.settle_timeout_s)
         return "holding" if self._frozen and self.limiter.at_rest else "stopping"
-
-    def _count(self, mode: str, verdict: Verdict, seam: bool) -> None:
-        counters = self._counters
-        counters.ticks += 1
-        counters.tracking_ticks += mode == "tracking"
-        counters.clipped_ticks += bool(verdict.bits)
-        if seam:
-            counters.seams += 1
-            arm = self._arm_joints
-            step = np.abs(self.limiter.acceleration[arm]) / self.limiter.max_acceleration[arm]
-            counters.max_seam_velocity_step = max(counters.max_seam_velocity_step, float(step.max()))
 
 
 def _matrix(columns: list[float]) -> NDArray[np.floating]:

@@ -97,6 +97,17 @@ class Kinematics:
         places = np.array([state.index(name) for name in end], dtype=np.intp)
         self._state_end: Any = int(places[0]) if len(end) == 1 else places
         self._joint_end: Any = int(self.end[0]) if len(end) == 1 else self.end
+        self._state_width = len(state)
+        self._compiled_state = native and native.TcpState(
+            self.chain,
+            len(self.embodiment.joints),
+            len(state),
+            self.arm.tolist(),
+            self.end.tolist(),
+            self._state_position.tolist(),
+            self._state_rotation.tolist(),
+            places.tolist(),
+        )
 
     @property
     def gripper(self) -> int:
@@ -188,8 +199,11 @@ class Kinematics:
         joints = np.asarray(joint_position, dtype=float)
         if not self._pose_state:
             return self._joint_state(joints)
+        state = np.empty(self._state_width)
+        if self._compiled_state is not None:
+            self._compiled_state.at(np.ascontiguousarray(joints), state)
+            return state
         position, rotation = self.forward(joints[self.arm])
-        state = np.empty(len(self.embodiment.state))
         state[self._state_position] = position
         state[self._state_rotation] = np.concatenate([rotation[:, 0], rotation[:, 1]])
         state[self._state_end] = joints[self._joint_end]

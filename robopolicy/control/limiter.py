@@ -64,8 +64,9 @@ class SafetyLimiter:
                 joints, self.max_velocity, self.max_acceleration, self.max_jerk, strict=True
             )
         ]
-        self._count = len(channels)
+        self._count, self._longest_ns = len(channels), self.config.max_state_age_s * 1e9
         self._core = make_core(channels, self.kinematics)
+        self._arm_bits = sum(1 << int(i) for i in self.arm_joints)
         self._fault: str | None = None
         self._fault_bits = 0
         self.reset(embodiment.home_position)
@@ -89,6 +90,11 @@ class SafetyLimiter:
     def acceleration(self) -> NDArray[np.floating]:
         """[J] commanded acceleration, unit/s^2."""
         return self._state()[2] / self.tick_s**2
+
+    @property
+    def effort(self) -> float:
+        """Largest acceleration of the arm joints in the last tick, as a share of the limit in force."""
+        return self._core.effort(self._arm_bits)
 
     @property
     def at_rest(self) -> bool:
@@ -192,13 +198,19 @@ class SafetyLimiter:
             state: Newest measured state.
             now_ns: Time on the clock of ``state.time_ns``.
         """
-        self._watch(state, self.tick_s, now_ns)
+        time_ns, position, velocity, fault = state
+        if time_ns != self._state_time_ns and abs(now_ns - time_ns) <= self._longest_ns and not fault:
+            self._state_time_ns, self._state_repeats = time_ns, 0  # what _watch comes to, at a third of the time
+        else:
+            self._watch(state, self.tick_s, now_ns)
         if self._fault is None:
             sent = np.empty(self._count)
-            met = native.track(path, follower, self._core, target_ns, nullspace, reference, sent)
-            if met is not None:
-                return sent, Verdict(*met) if met[0] else CLEAR
-            self._latch("command is not finite", Limit.FINITE)
+            met = native.track(path, follower, self._core, target_ns, nullspace, position, velocity, reference, sent)
+            if met is True:
+                return sent, CLEAR
+            if met:
+                return sent, Verdict(*met)
+            self._latch(f"{'command' if met is None else 'measured state'} is not finite", Limit.FINITE)
         return self._brake()
 
     def brake(self, state: RobotState, dt_s: float, now_ns: int | None = None) -> tuple[NDArray[np.floating], Verdict]:
@@ -231,18 +243,19 @@ class SafetyLimiter:
                     mend="pass tick_s",
                 )
             )
-        if not (finite(np.asarray(state.position)) and finite(np.asarray(state.velocity))):
+        if not (finite(state.position) and finite(state.velocity)):
             self._latch("measured state is not finite", Limit.FINITE)
         if state.fault:
             self._latch("the controller reports a stop", Limit.STALENESS)
-        if state.time_ns == self._state_time_ns:
-            self._state_repeats += 1
-        else:
-            self._state_time_ns, self._state_repeats = state.time_ns, 0
         longest_s = self.config.max_state_age_s
-        if self._state_repeats * self.tick_s > longest_s:
-            self._latch(f"the state's time stamp stood still for {longest_s} s", Limit.STALENESS)
-        elif now_ns is not None and abs(now_ns - state.time_ns) > longest_s * 1e9:
+        if state.time_ns != self._state_time_ns:
+            self._state_time_ns, self._state_repeats = state.time_ns, 0
+        else:
+            self._state_repeats += 1
+            if self._state_repeats * self.tick_s > longest_s:
+                self._latch(f"the state's time stamp stood still for {longest_s} s", Limit.STALENESS)
+                return
+        if now_ns is not None and abs(now_ns - state.time_ns) > self._longest_ns:
             age_s = (now_ns - state.time_ns) * 1e-9
             self._latch(f"measured state is {age_s:.3f} s old, allowed {longest_s} s", Limit.STALENESS)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.channel import ChannelLimiter
-from robopolicy.control.native import native
+from robopolicy.control.native import MOST_CHANNELS, native
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.control.verdict import Limit
 from robopolicy.control.workspace import WorkspaceGuard
@@ -45,10 +45,14 @@ class Core(Protocol):
         """Every channel is slower than ``share`` of its limit, and not accelerating away."""
         ...
 
+    def effort(self, channels: int) -> float:
+        """Largest acceleration among the channels of a bit mask, as a share of its limit."""
+        ...
+
 
 def make_core(channels: Sequence[ChannelLimiter], kinematics: RobotKinematics) -> Core:
     """The core for channels with their limits in tick units, and the arms whose workspace is guarded."""
-    if native is None or len(channels) > 64:
+    if native is None or len(channels) > MOST_CHANNELS:
         return LimiterCore(channels, kinematics)
     guards = tuple(
         (
@@ -121,6 +125,10 @@ class LimiterCore:
     def at_rest(self, share: float) -> bool:
         """See :class:`Core`."""
         return all(abs(c.v) <= share * c.V and abs(c.v + c.a) <= share * c.V for c in self._channels)
+
+    def effort(self, channels: int) -> float:
+        """See :class:`Core`."""
+        return max((abs(c.a) / c.A for i, c in enumerate(self._channels) if channels >> i & 1), default=0.0)
 
     def _admits(self, steps: Sequence[float], arm: list[int], guard: WorkspaceGuard) -> bool:
         moved = [(self._channels[i], steps[i]) for i in arm]

@@ -8,12 +8,13 @@ environment variable ``ROBOPOLICY_CONTROL`` to ``python`` before the import leav
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-__all__ = ["CONTROL_CORE", "finite", "native"]
+__all__ = ["CONTROL_CORE", "MOST_CHANNELS", "finite", "native"]
 
 native: Any = None
 """The extension module, or None."""
@@ -24,12 +25,16 @@ if os.environ.get("ROBOPOLICY_CONTROL") != "python":
     except ImportError:
         native = None
 
+MOST_CHANNELS = 64
+"""Command channels that the compiled form can hold."""
+
 CONTROL_CORE = "python" if native is None else "native"
 """Which of the two is at work, for reports."""
 
 
-def finite(values: NDArray[np.float64]) -> bool:
-    """Whether every one of them is finite; in the tick this takes a tenth of what numpy's own does."""
-    if native is not None and values.dtype == float and values.flags.c_contiguous:
-        return bool(native.finite(values))
+def _finite(values: ArrayLike) -> bool:
     return bool(np.isfinite(values).all())
+
+
+finite: Callable[[ArrayLike], bool] = _finite if native is None else native.finite
+"""Whether every one of some numbers is finite; compiled this takes a tenth of the time, for contiguous float64."""

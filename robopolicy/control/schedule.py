@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,12 +25,15 @@ REASONS = (
 )
 """Why a chunk can be refused; the last two come from the executor."""
 
+Array = NDArray[np.floating]
+
+_NO_ROWS = np.zeros(0, np.int64), np.zeros((0, 0))
+
 _MAX_TURN_RAD = 2.0
 """Between two neighbouring rotation knots; beyond it the 6-D form passes too near its singularity."""
 
 
-@dataclass(frozen=True)
-class MergeReport:
+class MergeReport(NamedTuple):
     """What became of a chunk.
 
     Attributes:
@@ -55,6 +57,9 @@ class ChunkSchedule:
     and continues from wherever it is when a chunk is merged, so a chunk of one row and a chunk of sixteen are the same
     thing. A refused chunk leaves the schedule as it was.
 
+    Attributes:
+        curve: The path, another object after every chunk that is taken.
+
     Args:
         embodiment: Card of the robot.
         config: Tunables.
@@ -64,7 +69,7 @@ class ChunkSchedule:
         self.embodiment = embodiment
         self.config = config or ControlConfig()
         self.layout = ActionLayout.of(embodiment)
-        self._dt_s = embodiment.control_dt_s
+        self._dt_s, self._card, self._width = embodiment.control_dt_s, embodiment.hash, len(embodiment.action)
         action = embodiment.action
         self._middle, self._half = 0.5 * (action.upper + action.lower), 0.5 * (action.upper - action.lower)
         margin = np.zeros(len(action))
@@ -109,7 +114,7 @@ class ChunkSchedule:
         value = self.layout.orthonormal(np.array(reference, dtype=float))
         if value.shape != self._middle.shape or not np.isfinite(value).all():
             raise NonFiniteError(explain("the reference must be finite [A]", given=reference))
-        self._curve = Curve(self.layout, [int(now_ns)], value[None], np.zeros_like(value), 0)
+        self.curve = Curve(self.layout, [int(now_ns)], value[None], np.zeros_like(value), 0)
         self._scheduled = False
 
     @property
@@ -118,30 +123,25 @@ class ChunkSchedule:
         return not self._scheduled
 
     @property
-    def path(self) -> Any:
-        """The compiled path, or None."""
-        return self._curve.path
-
-    @property
     def end_ns(self) -> int:
         """Time of the last knot; after it the reference comes to rest."""
-        return self._curve.end_ns
+        return self.curve.end_ns
 
     def at(self, time_ns: int) -> NDArray[np.floating]:
         """[A] reference at ``time_ns``."""
-        return self._curve.at(time_ns)
+        return self.curve.at(time_ns)
 
     def rate(self, time_ns: int) -> NDArray[np.floating]:
         """[A] rate of the reference at ``time_ns``, unit/s."""
-        return self._curve.rate(time_ns)
+        return self.curve.rate(time_ns)
 
     def remaining_s(self, now_ns: int) -> float:
         """Scheduled future left, 0 when dry."""
-        return max(self._curve.end_ns - now_ns, 0) * 1e-9 if self._scheduled else 0.0
+        return max(self.curve.end_ns - now_ns, 0) * 1e-9 if self._scheduled else 0.0
 
     def settled(self, time_ns: int) -> bool:
         """The reference stands still from ``time_ns`` on."""
-        return time_ns >= self._curve.end_ns + self._curve.tail_ns
+        return time_ns >= self.curve.rest_ns
 
     def refuse(self, reason: str, *, dropped: int = 0, jump: float = 0.0) -> MergeReport:
         """Count and report a refusal."""
@@ -156,7 +156,7 @@ class ChunkSchedule:
             now_ns: Time of arrival.
             committed_ns: Up to here the reference has already been sent; the new path begins no earlier.
         """
-        reason = self._unfit(chunk, now_ns)
+        reason = self._foreign(chunk)
         if reason:
             return self.refuse(reason)
         start_ns = now_ns if committed_ns is None else max(now_ns, committed_ns)
@@ -164,13 +164,14 @@ class ChunkSchedule:
         # happened yet, and catching up with it would fling the arm off. In motion, time decides.
         cold = not self._scheduled or self.settled(start_ns)
         shift_ns = max(start_ns - chunk.t0_ns, 0) if cold else 0
-        knots_ns = chunk.time_ns + shift_ns
         # A knot less than half a setpoint ahead cannot be sent any more.
-        usable = np.asarray(chunk.valid) & (knots_ns > start_ns + self._nearest_ns)
-        dropped = int((~usable).sum())
-        if not usable.any():
+        reason, time_ns, values = self._usable(chunk, shift_ns, start_ns + self._nearest_ns)
+        reason = reason or self._untimely(chunk, now_ns)
+        if reason:
+            return self.refuse(reason)
+        dropped = len(chunk.values) - len(values)
+        if not len(values):
             return self.refuse("past", dropped=dropped)
-        time_ns, values = knots_ns[usable], np.ascontiguousarray(np.asarray(chunk.values, dtype=float)[usable])
         reason = self._out_of_range(values)
         if reason:
             return self.refuse(reason, dropped=dropped)
@@ -179,8 +180,8 @@ class ChunkSchedule:
         if jump > 1.0:
             return self.refuse("jump", dropped=dropped, jump=jump)
         lateness_ns = start_ns - chunk.t0_ns - shift_ns
-        self._curve = splice(
-            self._curve,
+        self.curve = splice(
+            self.curve,
             start_ns,
             time_ns,
             values,
@@ -193,19 +194,40 @@ class ChunkSchedule:
         self.accepted += 1
         return MergeReport(True, "", dropped, jump)
 
-    def _unfit(self, chunk: ActionChunk, now_ns: int) -> str:
-        """Reason to refuse that does not depend on what is scheduled, or ''."""
-        values, valid = np.asarray(chunk.values), np.asarray(chunk.valid)
-        if chunk.embodiment != self.embodiment.hash:
+    def _foreign(self, chunk: ActionChunk) -> str:
+        """Reason to refuse a chunk that was made for something else, or ''."""
+        if chunk.embodiment != self._card:
             return "embodiment"
-        if values.shape[1] != len(self._middle):
+        if chunk.values.shape[1] != self._width:
             return "width"
         if abs(chunk.dt_s - self._dt_s) > 1e-6 * self._dt_s:
             return "dt"
-        if not valid.any():
-            return "no_valid_rows"
-        if values.dtype.kind not in "fiu" or not np.isfinite(values[valid]).all():
-            return "non_finite"
+        return ""
+
+    def _usable(self, chunk: ActionChunk, shift_ns: int, after_ns: int) -> tuple[str, NDArray[np.int64], Array]:
+        """Rows that are valid and later than ``after_ns``: reason to refuse or '', times [K], values f64 [K, A]."""
+        valid = np.asarray(chunk.valid)
+        if chunk.values.dtype.kind not in "fiu":
+            return ("non_finite" if valid.any() else "no_valid_rows"), *_NO_ROWS
+        values = np.ascontiguousarray(chunk.values, dtype=float)
+        if self._checks is None:
+            if not valid.any():
+                return "no_valid_rows", *_NO_ROWS
+            if not np.isfinite(values[valid]).all():
+                return "non_finite", *_NO_ROWS
+            knots_ns = chunk.time_ns + shift_ns
+            usable = valid & (knots_ns > after_ns)
+            return "", knots_ns[usable], values[usable]
+        time_ns, kept = np.empty(len(values), np.int64), np.empty_like(values)
+        count = self._checks.select(
+            values, np.ascontiguousarray(valid), chunk.t0_ns, chunk.dt_s, shift_ns, after_ns, time_ns, kept
+        )
+        if count < 0:
+            return ("non_finite" if count == -1 else "no_valid_rows"), *_NO_ROWS
+        return "", time_ns[:count], kept[:count]
+
+    def _untimely(self, chunk: ActionChunk, now_ns: int) -> str:
+        """Reason to refuse a chunk by its time, or ''."""
         if self._newest_t0_ns is not None and chunk.t0_ns < self._newest_t0_ns:
             return "out_of_order"
         if chunk.t0_ns > now_ns + self._dt_s * 1e9:
@@ -240,7 +262,7 @@ class ChunkSchedule:
 
     def _jump(self, time_ns: int, value: NDArray[np.floating]) -> float:
         jump = self.layout.jump if self._checks is None else self._checks.jump
-        metres, radians = jump(self._curve.at(time_ns), value)
+        metres, radians = jump(self.curve.at(time_ns), value)
         return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad)
 
 

@@ -59,7 +59,4 @@ def splice(
         before = np.array([old.at(int(t)) for t in time_ns[:count]])
         values = values.copy()
         values[:count] = old.layout.between(before, values[:count], weight[:count])
-    times = [int(start_ns), *time_ns.tolist()]
-    knots = np.empty((len(times), values.shape[1]))
-    knots[0], knots[1:] = old.at(start_ns), values
-    return Curve(old.layout, times, knots, old.rate(start_ns), tail_ns)
+    return old.joined(start_ns, time_ns, values, tail_ns)

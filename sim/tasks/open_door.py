@@ -93,7 +93,7 @@ class OpenDoor(BaseTask):
         """Handle's upper end and hinge (m), (cos, sin) of the yaw of the door itself, its angle (rad): f32 [8]."""
         w, _, _, z = data.mocap_quat[self._box].tolist()
         yaw_rad, angle_rad = 2 * math.atan2(z, w), float(data.qpos[self._hinge])
-        origin = data.mocap_pos[self._box]
+        origin = data.mocap_pos[self._box].tolist()
         handle = in_plane(origin, yaw_rad, *self.door.handle_at(angle_rad))
         hinge = in_plane(origin, yaw_rad, *self.door.hinge_m)
         turned = yaw_rad - angle_rad

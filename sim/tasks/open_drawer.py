@@ -92,7 +92,7 @@ class OpenDrawer(BaseTask):
         w, _, _, z = data.mocap_quat[self._cabinet].tolist()
         yaw_rad, opening_m = 2 * math.atan2(z, w), float(data.qpos[self._slide])
         reach_m, height_m = self.drawer.handle_m
-        handle = in_plane(data.mocap_pos[self._cabinet], yaw_rad, -reach_m - opening_m, 0.0)
+        handle = in_plane(data.mocap_pos[self._cabinet].tolist(), yaw_rad, -reach_m - opening_m, 0.0)
         return np.array([*handle, height_m, math.cos(yaw_rad), math.sin(yaw_rad), opening_m], np.float32)
 
     def language(self) -> str:

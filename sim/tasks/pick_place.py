@@ -125,9 +125,8 @@ class PickPlace(BaseTask):
 
     def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """Cube position (m), (cos, sin) of four times its yaw, goal position (m): f32 [7]."""
-        position, yaw_rad = self._cube.position(data), self._cube.yaw(data)
-        goal = data.mocap_pos[self._goal, :2]
-        return np.array([*position, np.cos(4 * yaw_rad), np.sin(4 * yaw_rad), *goal], np.float32)
+        goal_x, goal_y, _ = data.mocap_pos[self._goal].tolist()
+        return np.array((*self._cube.four_fold(data), goal_x, goal_y), np.float32)
 
     def language(self) -> str:
         """One of :data:`INSTRUCTIONS`."""
@@ -135,7 +134,8 @@ class PickPlace(BaseTask):
 
     def goal(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """Where the cube's centre shall be (m): f32 [3]."""
-        return np.array([*data.mocap_pos[self._goal, :2], self.cube_size_m / 2], np.float32)
+        goal_x, goal_y, _ = data.mocap_pos[self._goal].tolist()
+        return np.array((goal_x, goal_y, self.cube_size_m / 2), np.float32)
 
     def show_goal(self, data: mujoco.MjData) -> None:
         """The cube at rest in the middle of the disc, with the yaw that it has; the robot stays where it is."""

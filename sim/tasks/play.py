@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -26,6 +27,10 @@ SUB_GOALS = ("cube_on_green", "drawer_open", "lamp_on", "slider_left")
 STYLES = ("goal", "play")
 PRESSED_M, RELEASED_M = 0.008, 0.004
 """The lamp toggles when the cap comes below the first, and not again before it was above the second."""
+
+
+State = tuple[bool, bool, bool, bool]
+"""One bit per entry of :data:`SUB_GOALS`."""
 
 
 class Play(BaseTask):
@@ -96,7 +101,7 @@ class Play(BaseTask):
     # ------------------------------------------------------------------------------------------------ an episode
     def reset(self, data: mujoco.MjData, rng: np.random.Generator) -> dict[str, float]:
         """Start and goal uniform among the 2^4 states, but not the same; places and yaw jittered around the state's."""
-        start = rng.integers(2, size=4).astype(bool)
+        start = _bits(rng)
         jitter = rng.uniform(-1, 1, size=4)
         x, y = LAYOUT.discs[int(start[0])]
         yaw_rad = jitter[2] * np.pi / 4
@@ -116,17 +121,17 @@ class Play(BaseTask):
         found |= {f"wanted.{n}": v for n, v in zip(SUB_GOALS, self._wanted, strict=True)}
         return {name: float(value) for name, value in found.items()}
 
-    def _draw(self, now: NDArray[np.bool_]) -> None:
-        """A goal that differs from the state ``now`` [4], and the words for it."""
-        wanted = self._rng.integers(2, size=4).astype(bool)
-        while (wanted == now).all():
-            wanted = self._rng.integers(2, size=4).astype(bool)
+    def _draw(self, now: State) -> None:
+        """A goal that differs from the state ``now``, and the words for it."""
+        wanted = _bits(self._rng)
+        while wanted == now:
+            wanted = _bits(self._rng)
         self._wanted = wanted
         self._language = "" if self.style == "play" else _instruction(now, wanted)
 
     def tick(self, data: mujoco.MjData) -> None:
         """The button toggles the lamp; in style ``play`` a goal that has been held gives way to the next."""
-        depth_m = data.qpos[self._joints["button"]]
+        depth_m = float(data.qpos[self._joints["button"]])
         if not self._pressed and depth_m > PRESSED_M:
             self._pressed = True
             self._light(data, not self._lit(data))
@@ -135,7 +140,7 @@ class Play(BaseTask):
         if self.style == "goal":
             return
         state = self._state(data)
-        self._instants = self._instants + 1 if (state == self._wanted).all() and not self._touched(data) else 0
+        self._instants = self._instants + 1 if state == self._wanted and not self._touched(data) else 0
         if self._instants * self._scene.embodiment.tick_s >= self.hold_s and self._goals_reached < self.goals:
             self._goals_reached += 1
             self._instants = 0
@@ -147,7 +152,7 @@ class Play(BaseTask):
         if self.style == "play":
             return self._goals_reached >= self.goals
         state = self._state(data)
-        self._reached = int((state == self._wanted).sum())
+        self._reached = sum(map(operator.eq, state, self._wanted))
         return self._reached == 4 and self._placed(data, int(self._wanted[0])) and not self._touched(data)
 
     def metrics(self) -> dict[str, float]:
@@ -160,13 +165,9 @@ class Play(BaseTask):
     def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """Cube (m; cos and sin of four times its yaw), drawer, slider and button (m), lamp; in style ``goal`` also the
         four bits that are wanted: f32 [9] or [13]."""
-        yaw_rad = self._cube.yaw(data)
-        values = [*self._cube.position(data), math.cos(4 * yaw_rad), math.sin(4 * yaw_rad)]
-        values += [data.qpos[self._joints[n]] for n in ("drawer", "slider", "button")]
-        values.append(self._lit(data))
-        if self.style == "goal":
-            values += self._wanted.tolist()
-        return np.array(values, np.float32)
+        furniture = [float(data.qpos[self._joints[n]]) for n in ("drawer", "slider", "button")]
+        told = self._wanted if self.style == "goal" else ()
+        return np.array((*self._cube.four_fold(data), *furniture, self._lit(data), *told), np.float32)
 
     def language(self) -> str:
         """What has to change, in words; empty in style ``play``."""
@@ -187,16 +188,16 @@ class Play(BaseTask):
         return PlayExpert(env.embodiment, self.environment_state_names, self.goal_names, cube_size_m=self.cube_size_m)
 
     # ---------------------------------------------------------------------------------------------------- the state
-    def _state(self, data: mujoco.MjData) -> NDArray[np.bool_]:
-        """[4] bits; what is neither is the opposite of what is wanted."""
+    def _state(self, data: mujoco.MjData) -> State:
+        """What is neither is the opposite of what is wanted."""
         x, y, _ = self._cube.position(data).tolist()
         to_blue, to_green = (math.hypot(x - a, y - b) for a, b in LAYOUT.discs)
-        cube = bool(to_green < to_blue)
+        cube = to_green < to_blue
         if not self._placed(data, int(cube)):
             cube = not self._wanted[0]
-        drawer = _either(data.qpos[self._joints["drawer"]], self.drawer_m, bool(self._wanted[1]))
-        slider = _either(data.qpos[self._joints["slider"]], self.slider_m, bool(self._wanted[3]))
-        return np.array([cube, drawer, self._lit(data), slider], bool)
+        drawer = _either(float(data.qpos[self._joints["drawer"]]), self.drawer_m, self._wanted[1])
+        slider = _either(float(data.qpos[self._joints["slider"]]), self.slider_m, self._wanted[3])
+        return cube, drawer, self._lit(data), slider
 
     def _placed(self, data: mujoco.MjData, disc: int) -> bool:
         x, y, z = self._cube.position(data).tolist()
@@ -231,7 +232,12 @@ def _either(value: float, bounds: tuple[float, float], wanted: bool) -> bool:
     return not wanted if value >= bounds[0] else False
 
 
-def _instruction(now: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> str:
+def _bits(rng: np.random.Generator) -> State:
+    cube, drawer, lamp, slider = rng.integers(2, size=4).astype(bool).tolist()
+    return cube, drawer, lamp, slider
+
+
+def _instruction(now: State, wanted: State) -> str:
     """What differs, as one sentence: ``open the drawer and press the button``."""
     words = (
         ("put the cube on the blue disc", "put the cube on the green disc"),

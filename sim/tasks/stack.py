@@ -102,11 +102,7 @@ class Stack(BaseTask):
 
     def observe(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """Position (m) and (cos, sin) of four times the yaw, of the red and of the green cube: f32 [10]."""
-        values: list[float] = []
-        for cube in (self._red, self._green):
-            yaw_rad = cube.yaw(data)
-            values += [*cube.position(data), math.cos(4 * yaw_rad), math.sin(4 * yaw_rad)]
-        return np.array(values, np.float32)
+        return np.array((*self._red.four_fold(data), *self._green.four_fold(data)), np.float32)
 
     def language(self) -> str:
         """One of :data:`INSTRUCTIONS`."""
@@ -123,7 +119,7 @@ class Stack(BaseTask):
 
     def success(self, data: mujoco.MjData) -> bool:
         """Red on green, within ``tolerance_m``, both nearly still, green on the table, jaw open, no finger on red."""
-        red, green = self._red.position(data), self._green.position(data)
+        red, green = self._red.position(data).tolist(), self._green.position(data).tolist()
         size_m = self.cube_size_m
         if abs(red[2] - green[2] - size_m) > 0.004 or abs(green[2] - size_m / 2) > 0.004:
             return False

@@ -78,12 +78,18 @@ class FreeBody:
 
     def yaw(self, data: mujoco.MjData) -> float:
         """Turn about the vertical, rad."""
-        w, x, y, z = data.qpos[self._qpos + 3 : self._qpos + 7]
-        return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+        w, x, y, z = data.qpos[self._qpos + 3 : self._qpos + 7].tolist()
+        return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+    def four_fold(self, data: mujoco.MjData) -> tuple[float, float, float, float, float]:
+        """Position (m), and the yaw of a body with four-fold symmetry as (cos, sin) of four times it, without jump."""
+        x, y, z = data.qpos[self._qpos : self._qpos + 3].tolist()
+        yaw_rad = 4 * self.yaw(data)
+        return x, y, z, math.cos(yaw_rad), math.sin(yaw_rad)
 
     def speed_m_s(self, data: mujoco.MjData) -> float:
         """Largest component of its velocity."""
-        return float(np.abs(data.qvel[self._qvel : self._qvel + 3]).max())
+        return max(map(abs, data.qvel[self._qvel : self._qvel + 3].tolist()))
 
 
 def mocap_yaw(data: mujoco.MjData, body: int, position_m: Sequence[float], yaw_rad: float) -> None:

@@ -33,11 +33,11 @@ EPISODES = 4
 FRAMES_TARGET, STATE_TARGET, WORKERS_TARGET = 200.0, 0.8, 1.7
 
 
-def recorded(env: Any) -> tuple[list[list[Any]], list[list[Any]]]:
+def recorded(task: str, embodiment: str) -> tuple[list[list[Any]], list[list[Any]]]:
     """Expert actions of a few episodes, and the controls that they became, one per physics step."""
     import mujoco
 
-    from robopolicy.sim import env as module
+    from robopolicy.sim.env import Env
 
     actions: list[list[Any]] = []
     controls: list[list[Any]] = []
@@ -47,9 +47,10 @@ def recorded(env: Any) -> tuple[list[list[Any]], list[list[Any]]]:
         controls[-1].append(data.ctrl.copy())
         step(model, data)
 
-    expert = env.task.expert(env)
-    module.mujoco.mj_step = spy
+    mujoco.mj_step = spy  # an environment takes the function when it is made
     try:
+        env = Env(task, embodiment)
+        expert = env.task.expert(env)
         for index in range(EPISODES):
             env.reset(options={"split": "val", "index": index})
             actions.append([])
@@ -65,7 +66,7 @@ def recorded(env: Any) -> tuple[list[list[Any]], list[list[Any]]]:
                 _, _, terminated, truncated, _ = env.step(action)
                 done = terminated or truncated
     finally:
-        module.mujoco.mj_step = step
+        mujoco.mj_step = step
     return actions, controls
 
 
@@ -78,7 +79,7 @@ def state_rates(pair: str, rounds: int) -> dict[str, list[float]]:
 
     task, _, embodiment = pair.partition(":")
     env = Env(task, embodiment)
-    actions, controls = recorded(env)
+    actions, controls = recorded(task, embodiment)
     steps = sum(map(len, actions))
 
     def stepped(_: int) -> float:

@@ -55,6 +55,8 @@ def test_kinematics_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         target = plain.forward(np.clip(goal, -3, 3) if k % 2 else q + rng.normal(0, 0.02, len(q)))
         for one, two in zip(compiled.forward(q), plain.forward(q), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-12)
+        joints = rng.uniform(card.joints.lower, card.joints.upper)
+        np.testing.assert_allclose(compiled.tcp_state(joints), plain.tcp_state(joints), atol=1e-12)
         options = {"iterations": 1 + k % 4, "nullspace": 0.01 * (k % 3)}
         one, two = compiled.solve(q, *target, **options), plain.solve(q, *target, **options)
         np.testing.assert_allclose(one.q_arm, two.q_arm, atol=1e-7)
@@ -102,6 +104,9 @@ def test_limiters_give_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch)
                     np.testing.assert_array_equal(*brakes)
         assert compiled.at_rest == plain.at_rest
         np.testing.assert_array_equal(compiled.acceleration, plain.acceleration)
+        assert compiled.effort == plain.effort
+        scaled = np.abs(plain.acceleration) / plain.max_acceleration
+        assert plain.effort == pytest.approx(scaled[plain.arm_joints].max(), rel=2e-6)  # held a little below
     assert seen & 2 + 4 + 8 + 16 == 2 + 4 + 8 + 16  # every kind of limit was met
     assert seen & 32
 
@@ -136,6 +141,16 @@ def test_paths_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         for t in [*times, *rng.integers(times[0] - 10_000_000, times[-1] + 200_000_000, 200).tolist()]:
             np.testing.assert_allclose(compiled.at(t), plain.at(t), atol=1e-14)
             np.testing.assert_allclose(compiled.rate(t), plain.rate(t), atol=1e-11)
+        start = times[0] + 7_000_000
+        later = np.array([start + 30_000_000, start + 55_000_000])
+        further = layout.orthonormal(rng.normal(size=(2, 10)))
+        one, two = (curve.joined(start, later, further, 90_000_000) for curve in (compiled, plain))
+        assert (one.start_ns, one.end_ns, one.rest_ns) == (two.start_ns, two.end_ns, two.rest_ns)
+        for t in [start, *later.tolist(), *rng.integers(start, int(later[-1]) + 100_000_000, 50).tolist()]:
+            np.testing.assert_allclose(one.at(t), two.at(t), atol=1e-13)
+            np.testing.assert_allclose(one.rate(t), two.rate(t), atol=1e-10)
+        with pytest.raises(ValueError, match="grow"):
+            compiled.joined(start, later[::-1].copy(), further, 0)
 
 
 def chunks(card: object, rng: np.random.Generator, count: int) -> list[ActionChunk]:
@@ -153,7 +168,12 @@ def chunks(card: object, rng: np.random.Generator, count: int) -> list[ActionChu
         if fault == 7:
             values[:, 1] += 0.29
         valid = rng.random(rows) > 0.1
-        late_ns = int(rng.integers(0, 90_000_000))
+        if k % 10 == 3:
+            values[int(rng.integers(rows)), 0] = np.nan  # refused only where the row counts
+        if k % 20 == 9:
+            valid[:] = False
+        late_ns = int(rng.integers(0, 90_000_000)) + (k % 16 == 10) * 500_000_000
+        late_ns -= (k % 16 == 11) * 300_000_000
         made.append(ActionChunk(values, k * 80_000_000 - late_ns, 0.05, card.hash, valid))  # type: ignore[attr-defined]
     return made
 
@@ -192,7 +212,8 @@ def test_executors_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert one[:3] == two[:3]
             reasons.add(one[1])
     assert early <= 4  # of 400: rest may be reached a tick earlier or later
-    assert {"bounds", "rotation", "jump", "tracking"} <= reasons
+    refused = {"bounds", "rotation", "jump", "non_finite", "no_valid_rows", "out_of_order", "future", "past"}
+    assert {*refused, "tracking"} <= reasons
 
 
 def test_python_alone_can_be_asked_for() -> None:
@@ -236,10 +257,36 @@ def test_what_is_not_finite_never_becomes_a_motion(name: str) -> None:
         if bad is not None:  # no chunk like this is accepted; here it is as if one had been
             values = np.tile(home, (3, 1))
             values[1:, 0] = bad
-            curve = executor.schedule._curve
+            curve = executor.schedule.curve
             times = [0, 100_000_000, 200_000_000]
-            executor.schedule._curve = Curve(curve.layout, times, values, np.zeros_like(home), curve.tail_ns)
+            executor.schedule.curve = Curve(curve.layout, times, values, np.zeros_like(home), curve.tail_ns)
         before = executor.command
         done = executor.tick(RobotState(0, card.home_position, still), 0)
         np.testing.assert_allclose(done.setpoint.position, before, atol=1e-3)
         assert (executor.fault is not None) == (bad is not None)
+
+
+@pytest.mark.parametrize("field", ["position", "velocity", "control"])
+def test_a_measurement_that_is_not_finite_is_a_fault_while_tracking(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = load_embodiment("panda")
+    home, still = Kinematics(card).tcp_state(card.home_position), np.zeros(len(card.joints))
+    for plain in (False, True):
+        with monkeypatch.context() as patch:
+            if plain:
+                in_python(patch)
+            executor = Executor(card)
+            executor.reset(RobotState(0, card.home_position, still))
+            chunk = ActionChunk(
+                home + np.linspace(0, 0.02, 6)[:, None] * np.eye(10)[0], 0, card.control_dt_s, card.hash
+            )
+            assert executor.submit(chunk, 0).accepted
+            for tick in range(10):
+                state = RobotState(tick * 10_000_000, executor.command, still)
+                if tick == 5 and field != "control":
+                    state = state._replace(**{field: np.full(len(still), np.nan)})
+                done = executor.tick(state, tick * 10_000_000)
+                assert np.isfinite(done.setpoint.position).all()
+                assert (done.mode == "fault") == (tick >= 5 and field != "control")
+            assert ("measured state" in (executor.fault or "")) == (field != "control")
