@@ -2,7 +2,7 @@
 
     python tests/claims/simulation/push_t_modes.py --work runs/claims/push_t_modes --out docs/results
 
-Budget: full; two training runs of at most 15 minutes on one core, then two evaluations. What is finished in --work is
+Budget: full; two training runs of at most 30 minutes on one core, then two evaluations. What is finished in --work is
 not done again, and a training run that was cut is resumed. Both policies have the same network, demonstrations and
 steps (recipes push_t/diffusion and push_t/behaviour_cloning). On task push_t_detour, indices of the split test:
 
@@ -128,7 +128,7 @@ def decisions(run: Path, task: str) -> dict:
 
 def main() -> None:
     """Run what is missing, then write the entries."""
-    extra = {"steps": 6000, "seed": 0, "task": "push_t_detour", "demonstrations": 150, "episodes": 100, "parallel": 1}
+    extra = {"steps": 16000, "seed": 0, "task": "push_t_detour", "demonstrations": 400, "episodes": 100, "parallel": 1}
     options = claim_run.arguments(__doc__.splitlines()[0], **extra)
     work, task = options.work, options.task
     detour = task == "push_t_detour"
