@@ -7,15 +7,52 @@ feeds the network more noise than the step number says (Lin et al. 2023, arXiv 2
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.errors import ConfigError, explain
 
-__all__ = ["SPACINGS", "check_grid", "time_grid"]
+__all__ = ["SPACINGS", "Grid", "check_grid", "time_grid"]
 
 SPACINGS = ("trailing", "linspace")
 """``trailing``: T-1, T-1-T/n, ..., T/n-1.  ``linspace``: T-1 ... 0, both ends included."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sampler visits, from noise to clean; n network evaluations.
+
+    Attributes:
+        time: [n] times of the noise process, for the network.
+        alpha, sigma: [n + 1] share of the data and of the noise at them; the last entry is where the sample ends,
+            1 and 0 for a clean one.
+    """
+
+    time: tuple[float, ...]
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.time)
+        falling = all(b < a for a, b in zip(self._ratio(), self._ratio()[1:], strict=False))
+        if not count or len(self.alpha) != count + 1 or len(self.sigma) != count + 1 or not falling:
+            raise ConfigError(
+                explain("not a grid from noise to clean", given=self, allowed="noise falls from entry to entry")
+            )
+
+    @classmethod
+    def ending_clean(cls, time: NDArray[np.float64], alpha: NDArray[np.float64], sigma: NDArray[np.float64]) -> Grid:
+        """Of n times and their levels; the end is clean data."""
+        return cls(tuple(time.tolist()), (*alpha.tolist(), 1.0), (*sigma.tolist(), 0.0))
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def _ratio(self) -> list[float]:
+        """Noise to signal, infinite where there is no signal."""
+        return [s / a if a > 0 else float("inf") for a, s in zip(self.alpha, self.sigma, strict=True)]
 
 
 def time_grid(train_steps: int, sample_steps: int, spacing: str = "trailing") -> NDArray[np.int64]:

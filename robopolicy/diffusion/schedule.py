@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from robopolicy.diffusion.parameterization import PREDICTIONS
 from robopolicy.errors import ConfigError, explain
 
 __all__ = ["NoiseSchedule"]
+
+PREDICTIONS = ("epsilon", "x0", "v")
+"""Of those in :mod:`robopolicy.diffusion.parameterization`, the ones that belong to this process."""
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""From a batch of observations to one condition vector per window.
+"""From a batch of observations to the features that condition a network.
 
 ::
 
     state [B, To, S] --normalise--.
-    environment_state [B, To, E] -+-- concat per step --> [B, To, F] --flatten--> [B, To * F]
+    environment_state [B, To, E] -+-- concat per step --> steps [B, To, D]
     image[cam] [B, To, H, W, C] --VisualEncoder--'
+                       low-dimensional ones of all steps --perceptron--> extra [B, X]
+    goal [B, G] --normalise, withhold--> goal [B, G + 1]
+    language --> [B, L]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from robopolicy.models.affine import Affine
+from robopolicy.models.features import Features, FeatureWidths
 from robopolicy.models.robomimic_vision import VisionConfig, VisualEncoder
 from robopolicy.normalize import Normalizer
 from robopolicy.protocols import PolicySpec
@@ -26,17 +30,28 @@ class ObservationEncoder(nn.Module):
     """Concatenates normalised low-dimensional streams and camera features per observation step.
 
     Args:
-        spec: Which streams, how wide, how many steps.
-        normalizer: Must hold the streams that the spec reads.
+        spec: Which streams, how wide, how many steps, and the width of the goal.
+        normalizer: Must hold the streams that the spec reads; ``goal`` too where there is one.
         vision: Encoder of each camera.
         hidden: Width of a two-layer perceptron over all low-dimensional features whose output joins the features;
             0 for none. FiLM alone sees observations through one linear layer.
+        language: Module ``list of B instructions -> [B, L]`` with an attribute ``width``, or None.
+
+    Attributes:
+        widths: Of what it gives.
 
     Raises:
         DataError: a stream without statistics, or of the wrong width.
     """
 
-    def __init__(self, spec: PolicySpec, normalizer: Normalizer, vision: VisionConfig, hidden: int = 0):
+    def __init__(
+        self,
+        spec: PolicySpec,
+        normalizer: Normalizer,
+        vision: VisionConfig,
+        hidden: int = 0,
+        language: nn.Module | None = None,
+    ):
         super().__init__()
         self.horizon = spec.observation_horizon
         self.cameras = spec.cameras
@@ -58,7 +73,15 @@ class ObservationEncoder(nn.Module):
             camera = spec.embodiment.camera(name)
             self.vision[name] = VisualEncoder(vision, camera.height, camera.width)
             width += vision.feature_dim
-        self.output_dim = width * self.horizon + (hidden if self.hidden is not None else 0)
+        self.goal = Affine(normalizer.require_width("goal", spec.goal)) if spec.goal else None
+        self.language = language
+        self.widths = FeatureWidths(
+            horizon=self.horizon,
+            step=width,
+            extra=hidden if self.hidden is not None else 0,
+            goal=spec.goal + 1 if spec.goal else 0,
+            language=0 if language is None else int(language.width),
+        )
 
     def forward(
         self,
@@ -69,18 +92,28 @@ class ObservationEncoder(nn.Module):
         augment: bool = False,
         rng: torch.Generator | None = None,
         image_mask: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Shapes as above; ``augment`` crops images at random. -> f32 [B, To * F + hidden].
+        goal: Tensor | None = None,
+        keep_goal: Tensor | None = None,
+        language: Sequence[str] | None = None,
+    ) -> Features:
+        """Shapes as above; ``augment`` crops images at random.
 
-        Where ``image_mask[cam]`` bool [B] is False, the features of that camera are 0 and have no gradient.
+        Args:
+            state, environment_state, images: Physical units, as in a batch.
+            augment: Crop at random, from ``rng``.
+            rng: Source of crops.
+            image_mask: Camera -> bool [B]; where False, its features are 0 and have no gradient.
+            goal: f32 [B, G] physical units; None withholds it from all rows.
+            keep_goal: bool [B], False for rows that do not see their goal.
+            language: B instructions; None is an empty one for all.
         """
-        features, extra = [], []
+        features, extra = [], None
         for name, values in (("state", state), ("environment_state", environment_state)):
             if name in self.low_dim:
                 assert values is not None
                 features.append(self.low_dim[name](values))  # [B, To, S or E]
         if self.hidden is not None:
-            extra.append(self.hidden(torch.cat(features, dim=-1).flatten(1)))
+            extra = self.hidden(torch.cat(features, dim=-1).flatten(1))
         for name in self.cameras:
             image = images[name]  # uint8 [B, To, H, W, C]
             encoded = self.vision[name](image.flatten(0, 1), augment=augment, rng=rng)  # [B * To, D]
@@ -88,4 +121,17 @@ class ObservationEncoder(nn.Module):
             if image_mask and name in image_mask:
                 seen = seen * image_mask[name][:, None, None]
             features.append(seen)
-        return torch.cat([torch.cat(features, dim=-1).flatten(1), *extra], dim=-1)
+        steps = torch.cat(features, dim=-1)
+        words = None
+        if self.language is not None:
+            words = self.language([""] * len(steps) if language is None else list(language))
+        return Features(steps, extra, self._goal(goal, keep_goal, steps), words)
+
+    def _goal(self, goal: Tensor | None, keep: Tensor | None, steps: Tensor) -> Tensor | None:
+        """Normalised goal and a 1 where there is one; all 0 where it is withheld."""
+        if self.goal is None:
+            return None
+        if goal is None:
+            return steps.new_zeros((len(steps), self.widths.goal))
+        told = torch.cat([self.goal(goal), torch.ones_like(goal[:, :1])], dim=-1)
+        return told if keep is None else told * keep[:, None].to(told.dtype)

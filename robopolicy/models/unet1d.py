@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError, explain
+from robopolicy.models.denoiser import ChunkDenoiser
+from robopolicy.models.features import Features, FeatureWidths
+from robopolicy.schema import build as build_config
 
-__all__ = ["FilmResidualBlock", "FilmUNet1d", "StepEmbedding"]
+__all__ = ["FilmResidualBlock", "FilmUNet1d", "StepEmbedding", "UNetConfig", "build"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the network; the published ones are (256, 512, 1024) for state and (512, 1024, 2048) for images."""
+
+    down: tuple[int, ...] = (256, 512, 1024)
+    step_dim: int = 256
+    kernel: int = 5
+    groups: int = 8
 
 
 class StepEmbedding(nn.Module):
@@ -63,7 +77,7 @@ class FilmResidualBlock(nn.Module):
         return self.second(scale * self.first(x) + bias) + self.residual(x)
 
 
-class FilmUNet1d(nn.Module):
+class FilmUNet1d(ChunkDenoiser):
     """Denoiser of an action chunk.
 
     Args:
@@ -113,9 +127,15 @@ class FilmUNet1d(nn.Module):
             nn.Conv1d(down[0], channels, 1),
         )
 
-    def forward(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """Noisy chunk [B, Tp, A], step [B], features [B, C] -> prediction [B, Tp, A]."""
-        return self.denoise(x, self.films(step, condition))
+    def condition(self, time: Tensor, features: Features) -> list[Tensor]:
+        """See :class:`ChunkDenoiser`: the FiLM parameters."""
+        return self.films(time, features.vector)
+
+    def conditions(self, times: Tensor, features: Features) -> list[list[Tensor]]:
+        """See :class:`ChunkDenoiser`: all of them in one pass."""
+        rows, vector = len(features), features.vector
+        films = self.films(times.repeat_interleave(rows), vector.repeat(len(times), 1))
+        return [[film[i * rows : (i + 1) * rows] for film in films] for i in range(len(times))]
 
     def films(self, step: Tensor, condition: Tensor) -> list[Tensor]:
         """FiLM parameters of every residual block; they do not depend on ``x``, so a sampler makes them once.
@@ -130,11 +150,9 @@ class FilmUNet1d(nn.Module):
         joint = torch.cat([self.step(step), condition], dim=-1)
         return [b.film(joint) for b in self._blocks()]
 
-    def denoise(self, x: Tensor, films: Sequence[Tensor]) -> Tensor:
+    def denoise(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
         """[B, Tp, A] and the result of :meth:`films` -> [B, Tp, A]."""
-        if x.shape[1] != self.horizon:
-            raise ConfigError(explain("chunk of another length than Tp", given=x.shape[1], allowed=self.horizon))
-        film = iter(films)
+        film = iter(condition)
         h = x.transpose(1, 2)  # [B, A, Tp]
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down_blocks):
@@ -160,6 +178,20 @@ class FilmUNet1d(nn.Module):
         for pair in self.up_blocks:
             blocks.extend(pair)  # type: ignore[arg-type]
         return blocks
+
+
+def build(parameters: Mapping[str, Any], *, channels: int, widths: FeatureWidths, horizon: int) -> FilmUNet1d:
+    """See :func:`robopolicy.models.networks.build_network`."""
+    config = build_config(UNetConfig, parameters, where="unet")
+    return FilmUNet1d(
+        channels,
+        widths.vector,
+        horizon=horizon,
+        down=config.down,
+        step_dim=config.step_dim,
+        kernel=config.kernel,
+        groups=config.groups,
+    )
 
 
 def check_unet(horizon: int, down: Sequence[int], step_dim: int, kernel: int, groups: int) -> None:

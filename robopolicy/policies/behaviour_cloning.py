@@ -8,7 +8,7 @@ Where demonstrations do two things after the same observation, the least squared
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from robopolicy.config import build as build_config
 from robopolicy.embodiment import Embodiment
-from robopolicy.models.robomimic_vision import VisionConfig
+from robopolicy.models.features import Features
 from robopolicy.normalize import Normalizer
-from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, UNetConfig, increment_ranges, masked_mean
+from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, increment_ranges, masked_mean
 from robopolicy.types import ActionChunk, Batch, Losses, Observation
 
 __all__ = ["BehaviourCloningConfig", "BehaviourCloningPolicy", "build", "derived_ranges"]
@@ -27,21 +27,7 @@ __all__ = ["BehaviourCloningConfig", "BehaviourCloningPolicy", "build", "derived
 
 @dataclass(frozen=True)
 class BehaviourCloningConfig(ChunkConfig):
-    """Everything that decides the policy's architecture and behaviour.
-
-    Attributes:
-        observation_horizon, action_horizon, prediction_horizon, state, environment_state, cameras: See
-            :class:`~robopolicy.policies.chunk_network.ChunkConfig`.
-        action_form: What is regressed, see :mod:`robopolicy.models.action_form`.
-        observation_mlp: Width of a two-layer perceptron over the low-dimensional observations, 0 for none.
-        unet: Sizes of the network.
-        vision: Encoder of each camera.
-    """
-
-    action_form: str = "absolute"
-    observation_mlp: int = 0
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    vision: VisionConfig = field(default_factory=VisionConfig)
+    """Everything that decides the policy's architecture and behaviour; no more than every chunk policy has."""
 
 
 class BehaviourCloningPolicy(ChunkNetwork):
@@ -63,16 +49,7 @@ class BehaviourCloningPolicy(ChunkNetwork):
     def __init__(
         self, config: BehaviourCloningConfig, embodiment: Embodiment, normalizer: Normalizer, environment_state: int = 0
     ):
-        super().__init__(
-            config,
-            embodiment,
-            normalizer,
-            environment_state,
-            action_form=config.action_form,
-            observation_mlp=config.observation_mlp,
-            unet=config.unet,
-            vision=config.vision,
-        )
+        super().__init__(config, embodiment, normalizer, environment_state)
         # takes the place of the noisy chunk; without it the network could hardly tell one step of a chunk from another
         steps = torch.linspace(-1, 1, config.prediction_horizon)[:, None]
         self.query = nn.Parameter(steps.repeat(1, self.action_form.width))  # [Tp, A]
@@ -88,8 +65,8 @@ class BehaviourCloningPolicy(ChunkNetwork):
             batch: Physical units; see :mod:`robopolicy.types`.
             rng: Source of crops, on the batch's device.
         """
-        condition, wanted = self._encoded(batch, rng)
-        squared = (self._predict(condition).float() - wanted).square()
+        features, wanted = self._encoded(batch, rng)
+        squared = (self._predict(features).float() - wanted).square()
         per_sample = masked_mean(squared, batch.action_mask)
         total = per_sample.mean()
         return Losses(total, {"regression": total.detach()}, per_sample.detach())
@@ -105,14 +82,14 @@ class BehaviourCloningPolicy(ChunkNetwork):
         """The mean chunk, see :meth:`ChunkNetwork.act`; ``rng``, ``prefix`` and ``goal`` are not used."""
         return super().act(observation, rng=rng, prefix=prefix, goal=goal)
 
-    def _sample(self, condition: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        return self._predict(condition)
+    def _sample(self, features: Features, generators: Sequence[np.random.Generator]) -> Tensor:
+        return self._predict(features)
 
-    def _predict(self, condition: Tensor) -> Tensor:
-        """Features [B, F] -> [B, Tp, A]."""
-        rows = len(condition)
-        step = torch.zeros(rows, dtype=torch.long, device=condition.device)
-        return self.unet(self.query.expand(rows, -1, -1), step, condition)
+    def _predict(self, features: Features) -> Tensor:
+        """[B, Tp, A]."""
+        time = torch.zeros(len(features), device=features.steps.device)
+        chunk: Tensor = self.network(self.query.expand(len(features), -1, -1), time, features)
+        return chunk
 
 
 def build(
@@ -132,4 +109,4 @@ def derived_ranges(
 ) -> dict[str, Mapping[str, Any]]:
     """Ranges of the increments, where the policy regresses those; see the function of this name beside diffusion."""
     config = build_config(BehaviourCloningConfig, parameters, where="policy")
-    return increment_ranges(config, config.action_form, embodiment, windows)
+    return increment_ranges(config, embodiment, windows)

@@ -37,24 +37,31 @@ def check_observation(observation: Observation, spec: PolicySpec) -> None:
         _low_dim("state", observation.state, (steps, len(spec.embodiment.state)))
     if spec.environment_state:
         _low_dim("environment_state", observation.environment_state, (steps, spec.environment_state))
+    if spec.goal:
+        _low_dim("goal", observation.goal, (spec.goal,))
     for name in spec.cameras:
         _image(name, observation, spec)
 
 
-def _low_dim(name: str, values: object, shape: tuple[int, int]) -> None:
+_AXES = {1: "[width]", 2: "[To, width]"}
+
+
+def _low_dim(name: str, values: object, shape: tuple[int, ...]) -> None:
     if values is None:
         raise ShapeError(
             explain(
                 f"the policy reads '{name}', the observation has none",
                 allowed=f"f32 {list(shape)}",
-                mend="provide it, or train an image recipe without privileged state",
+                mend="provide it" + (", or train an image recipe without privileged state" if len(shape) == 2 else ""),
             )
         )
     array = np.asarray(values)
     if array.shape != shape:
-        raise ShapeError(explain(f"'{name}' has the wrong shape", given=array.shape, allowed=f"{shape} = [To, width]"))
+        raise ShapeError(
+            explain(f"'{name}' has the wrong shape", given=array.shape, allowed=f"{shape} = {_AXES[len(shape)]}")
+        )
     if not np.isfinite(array).all():
-        bad = sorted(set(np.nonzero(~np.isfinite(array))[1].tolist()))
+        bad = sorted(set(np.nonzero(~np.isfinite(array))[-1].tolist()))
         raise NonFiniteError(
             explain(f"'{name}' of the observation is not finite", given=f"channels {bad}", mend="check the sensor")
         )

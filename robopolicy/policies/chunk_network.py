@@ -1,8 +1,8 @@
-"""What the policies share that answer one observation with one chunk of one U-Net.
+"""What the policies share that answer one observation with one chunk of one network.
 
 ::
 
-    Observation --encoder--> features [B, F] --_sample (each family's own)--> [B, Tp, A] --action_form--> ActionChunk
+    Observation --encoder--> Features --_sample (each family's own)--> [B, Tp, A] --action_form--> ActionChunk
 
 Here are the encoder, the network, the normalised form of the chunk and the way from an observation to physical units.
 A family adds its parameters, its loss and :meth:`ChunkNetwork._sample`.
@@ -13,9 +13,10 @@ Index convention (see :mod:`robopolicy.types`): prediction index 0 belongs to th
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,28 +24,20 @@ import torch
 from torch import Tensor, nn
 
 from robopolicy.config import to_dict
+from robopolicy.diffusion.guidance import Inpainting, soft_weights
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, NonFiniteError, explain
 from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
+from robopolicy.models.features import Features
+from robopolicy.models.networks import build_network
 from robopolicy.models.observation import ObservationEncoder
 from robopolicy.models.robomimic_vision import VisionConfig
-from robopolicy.models.unet1d import FilmUNet1d
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.checks import check_observation
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Batch, Observation
 
-__all__ = ["ChunkConfig", "ChunkNetwork", "UNetConfig", "increment_ranges", "masked_mean"]
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Sizes of the network; the published ones are (256, 512, 1024) for state and (512, 1024, 2048) for images."""
-
-    down: tuple[int, ...] = (256, 512, 1024)
-    step_dim: int = 256
-    kernel: int = 5
-    groups: int = 8
+__all__ = ["ChunkConfig", "ChunkNetwork", "increment_ranges", "masked_mean"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,13 @@ class ChunkConfig:
         state: Read proprioception.
         environment_state: Read the privileged object state (simulation).
         cameras: Cameras to read, in this order.
+        goal: Width G of the goal that is read, 0 for none.
+        action_form: What the network answers in, see :mod:`robopolicy.models.action_form`.
+        observation_mlp: Width of a two-layer perceptron over the low-dimensional observations whose output joins
+            them; 0 for none.
+        network: One of :data:`robopolicy.models.networks.NETWORKS`.
+        unet, dit, gpt: Sizes of the network of that name.
+        vision: Encoder of each camera.
     """
 
     observation_horizon: int = 2
@@ -66,6 +66,14 @@ class ChunkConfig:
     state: bool = True
     environment_state: bool = True
     cameras: tuple[str, ...] = ()
+    goal: int = 0
+    action_form: str = "absolute"
+    observation_mlp: int = 0
+    network: str = "unet"
+    unet: dict[str, Any] = field(default_factory=dict)
+    dit: dict[str, Any] = field(default_factory=dict)
+    gpt: dict[str, Any] = field(default_factory=dict)
+    vision: VisionConfig = field(default_factory=VisionConfig)
 
     def __post_init__(self) -> None:
         if problems := self._problems():
@@ -87,17 +95,13 @@ class ChunkConfig:
 
 
 class ChunkNetwork(nn.Module, ABC):
-    """Encoder, U-Net and plumbing of a :class:`~robopolicy.protocols.BatchPolicy`; stateless between calls.
+    """Encoder, network and plumbing of a :class:`~robopolicy.protocols.BatchPolicy`; stateless between calls.
 
     Args:
         config: Parameters of the family.
         embodiment: Card of the robot.
         normalizer: Ranges of the streams; its widths must fit.
         environment_state: Width E in the data; used only where the config reads it.
-        action_form: What the network answers in, see :mod:`robopolicy.models.action_form`.
-        observation_mlp: Width of a two-layer perceptron over the low-dimensional observations, 0 for none.
-        unet: Sizes of the network.
-        vision: Encoder of each camera.
 
     Raises:
         ConfigError: sizes that do not fit together, or privileged state that the data do not have.
@@ -111,12 +115,7 @@ class ChunkNetwork(nn.Module, ABC):
         config: ChunkConfig,
         embodiment: Embodiment,
         normalizer: Normalizer,
-        environment_state: int,
-        *,
-        action_form: str,
-        observation_mlp: int,
-        unet: UNetConfig,
-        vision: VisionConfig,
+        environment_state: int = 0,
     ):
         super().__init__()
         if config.environment_state and not environment_state:
@@ -136,17 +135,21 @@ class ChunkNetwork(nn.Module, ABC):
             state=config.state,
             environment_state=environment_state if config.environment_state else 0,
             cameras=config.cameras,
+            goal=config.goal,
         )
-        self.action_form = ActionForm(action_form, embodiment, normalizer, config.observation_horizon, horizon)
-        self.encoder = ObservationEncoder(self._spec, normalizer, vision, observation_mlp)
-        self.unet = FilmUNet1d(
-            self.action_form.width,
-            self.encoder.output_dim,
-            horizon=horizon,
-            down=unet.down,
-            step_dim=unet.step_dim,
-            kernel=unet.kernel,
-            groups=unet.groups,
+        self.action_form = ActionForm(config.action_form, embodiment, normalizer, config.observation_horizon, horizon)
+        self.encoder = ObservationEncoder(self._spec, normalizer, config.vision, config.observation_mlp)
+        self.network = self._make_network()
+
+    def _make_network(self) -> nn.Module:
+        """The network between features and chunk; a family without a denoiser makes its own."""
+        config = self.config
+        return build_network(
+            config.network,
+            getattr(config, config.network, {}),
+            channels=self.action_form.width,
+            widths=self.encoder.widths,
+            horizon=config.prediction_horizon,
         )
 
     @property
@@ -166,7 +169,14 @@ class ChunkNetwork(nn.Module, ABC):
         prefix: ActionChunk | None = None,
         goal: Any = None,
     ) -> ActionChunk:
-        """One chunk; the same observation and seed give the same. ``prefix`` and ``goal`` are not used.
+        """One chunk; the same observation and seed give the same.
+
+        Args:
+            observation: Last To control steps.
+            rng: Seed or generator.
+            prefix: What is still scheduled, from ``observation.time_ns[-1]`` on; its ``horizon`` says how many of its
+                values will have been executed before this answer is there. Families that cannot use it ignore it.
+            goal: f32 [G] in the place of the observation's own.
 
         Returns:
             values f64 [Tp-To+1, A] in physical units.
@@ -175,10 +185,15 @@ class ChunkNetwork(nn.Module, ABC):
             ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
             NonFiniteError: the network's output is not finite.
         """
-        return self.act_batch([observation], [rng])[0]
+        if goal is not None:
+            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32))
+        return self.act_batch([observation], [rng], [prefix])[0]
 
     def act_batch(
-        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
+        self,
+        observations: Sequence[Observation],
+        rngs: Sequence[int | np.random.Generator],
+        prefixes: Sequence[ActionChunk | None] = (),
     ) -> list[ActionChunk]:
         """One chunk per observation in one pass of the network; the noise of each comes from its own generator.
 
@@ -187,6 +202,7 @@ class ChunkNetwork(nn.Module, ABC):
         Args:
             observations: B of them.
             rngs: B seeds or generators.
+            prefixes: B of them, or none at all; see :meth:`act`.
 
         Raises:
             ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
@@ -194,10 +210,17 @@ class ChunkNetwork(nn.Module, ABC):
         for observation in observations:
             check_observation(observation, self._spec)
         generators = [np.random.default_rng(rng) for rng in rngs]
-        with torch.inference_mode():
-            sample = self._sample(self._condition(observations), generators).double()
-            state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
-            decoded = self.action_form.decode(sample, torch.as_tensor(state, device=sample.device))
+        state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
+        seen = torch.as_tensor(state, device=self.action_form.scale.device)
+        told = any(prefix is not None for prefix in prefixes)
+        # a prefix is followed by differentiating the network, which tensors of inference mode do not allow
+        with torch.no_grad() if told else torch.inference_mode():
+            features = self._condition(observations)
+            if told:
+                sample = self._continue(features, generators, self._prefix(observations, prefixes, seen))
+            else:
+                sample = self._sample(features, generators)
+            decoded = self.action_form.decode(sample.double(), seen)
         values = decoded.cpu().numpy()[:, self._spec.observation_horizon - 1 :]
         if not np.isfinite(values).all():
             raise NonFiniteError(
@@ -210,17 +233,56 @@ class ChunkNetwork(nn.Module, ABC):
         ]
 
     @abstractmethod
-    def _sample(self, condition: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Features [B, F] -> normalised chunks [B, Tp, A]; row b draws from ``generators[b]`` alone."""
+    def _sample(self, features: Features, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Normalised chunks [B, Tp, A]; row b draws from ``generators[b]`` alone."""
 
-    def _encoded(self, batch: Batch, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Features [B, F] of a training batch, crops drawn from ``rng``, and its chunks as the network sees them."""
-        streams = (batch.state, batch.environment_state, batch.image)
-        condition = self.encoder(*streams, augment=self.training, rng=rng, image_mask=batch.image_mask)
-        return condition, self.action_form.encode(batch.action, batch.state)  # [B, Tp, A]
+    def _continue(self, features: Features, generators: Sequence[np.random.Generator], wanted: Inpainting) -> Tensor:
+        """As :meth:`_sample`, in agreement with what is being executed; a family that cannot do it samples freely."""
+        return self._sample(features, generators)
 
-    def _condition(self, observations: Sequence[Observation]) -> Tensor:
-        """Features [B, F] of observations."""
+    def _prefix(
+        self, observations: Sequence[Observation], prefixes: Sequence[ActionChunk | None], state: Tensor
+    ) -> Inpainting:
+        """What is scheduled, in the network's form: the values that are still to come and how much each counts."""
+        first, horizon = self._spec.observation_horizon - 1, self._spec.prediction_horizon
+        values = np.zeros((len(observations), horizon, self.action_form.width))
+        weights = np.zeros((len(observations), horizon), np.float32)
+        for row, (observation, prefix) in enumerate(zip(observations, prefixes, strict=True)):
+            ahead = None if prefix is None else prefix.after(int(observation.time_ns[-1]))
+            if ahead is None:
+                continue
+            count = min(len(ahead.values), horizon - first)
+            fixed = min(ahead.horizon or 0, count)
+            values[row, first : first + count] = ahead.values[:count]
+            values[row, first + count :] = ahead.values[count - 1]
+            values[row, :first] = ahead.values[0]
+            weights[row, first:] = soft_weights(horizon - first, fixed, count)
+        device = state.device
+        encoded = self.action_form.encode(torch.as_tensor(values, device=device), state)
+        return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device))
+
+    def _encoded(
+        self, batch: Batch, rng: torch.Generator | None, keep_goal: Tensor | None = None
+    ) -> tuple[Features, Tensor]:
+        """Features of a training batch, crops drawn from ``rng``, and its chunks [B, Tp, A] as the network sees them.
+
+        Rows where ``keep_goal`` bool [B] is False do not see their goal.
+        """
+        features = self.encoder(
+            batch.state,
+            batch.environment_state,
+            batch.image,
+            augment=self.training,
+            rng=rng,
+            image_mask=batch.image_mask,
+            goal=batch.goal,
+            keep_goal=keep_goal,
+            language=batch.language,
+        )
+        return features, self.action_form.encode(batch.action, batch.state)
+
+    def _condition(self, observations: Sequence[Observation]) -> Features:
+        """Features of observations."""
         device, spec = self.action_form.scale.device, self._spec
 
         def tensor(rows: Sequence[Any], dtype: Any) -> Tensor:
@@ -231,7 +293,8 @@ class ChunkNetwork(nn.Module, ABC):
         if spec.environment_state:
             environment = tensor([o.environment_state for o in observations], np.float32)
         images = {name: tensor([o.image[name] for o in observations], np.uint8) for name in spec.cameras}
-        return self.encoder(state, environment, images)
+        goal = tensor([o.goal for o in observations], np.float32) if spec.goal else None
+        return self.encoder(state, environment, images, goal=goal, language=[o.language for o in observations])
 
 
 def masked_mean(squared: Tensor, mask: Tensor) -> Tensor:
@@ -252,22 +315,20 @@ def masked_mean(squared: Tensor, mask: Tensor) -> Tensor:
 
 def increment_ranges(
     config: ChunkConfig,
-    action_form: str,
     embodiment: Embodiment,
     windows: Callable[[int, int], Mapping[str, Any]],
 ) -> dict[str, Mapping[str, Any]]:
     """Ranges that a policy needs beyond the store's own statistics, made from the training windows.
 
     Args:
-        config: Parameters of the policy; its horizons count.
-        action_form: See :mod:`robopolicy.models.action_form`; only increments need ranges of their own.
+        config: Parameters of the policy; only increments need ranges of their own.
         embodiment: Card of the robot.
         windows: ``(To, Tp) -> {state, action, action_mask}`` over the training windows.
 
     Returns:
         Stream -> ``min`` and ``max``, to be joined to the store's statistics.
     """
-    if action_form != "increment":
+    if config.action_form != "increment":
         return {}
     gathered = windows(config.observation_horizon, config.prediction_horizon)
     return {INCREMENT_STREAM: increment_range(gathered, embodiment, config.observation_horizon)}

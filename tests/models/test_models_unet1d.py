@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robopolicy.errors import ConfigError
+from robopolicy.models.features import Features
 from robopolicy.models.unet1d import FilmUNet1d
 
 
@@ -12,11 +13,16 @@ def small(**kw):
     return FilmUNet1d(10, 7, **{"horizon": 16, "down": (16, 32, 64), "step_dim": 16, **kw})
 
 
+def told(vector):
+    """Features of one step, [B, 7]."""
+    return Features(vector[:, None])
+
+
 @pytest.mark.parametrize(("horizon", "down"), [(16, (16, 32, 64)), (8, (16,)), (4, (8, 16)), (32, (8, 8, 16, 16))])
 def test_shape_and_every_parameter_gets_a_gradient(horizon, down):
     net = small(horizon=horizon, down=down)
     x = torch.randn(3, horizon, 10)
-    out = net(x, torch.tensor([0, 50, 99]), torch.randn(3, 7))
+    out = net(x, torch.tensor([0, 50, 99]), told(torch.randn(3, 7)))
     assert out.shape == x.shape
     out.square().sum().backward()
     without = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -25,13 +31,13 @@ def test_shape_and_every_parameter_gets_a_gradient(horizon, down):
 
 def test_output_depends_on_step_condition_and_every_time():
     net = small()
-    x, c, t = torch.randn(1, 16, 10), torch.randn(1, 7), torch.tensor([50])
-    base = net(x, t, c)
-    assert (net(x, torch.tensor([51]), c) - base).abs().max() > 1e-5
-    assert (net(x, t, c + 1) - base).abs().max() > 1e-4
+    x, c, t = torch.randn(1, 16, 10), torch.randn(1, 7), torch.tensor([50.0])
+    base = net(x, t, told(c))
+    assert (net(x, torch.tensor([51.0]), told(c)) - base).abs().max() > 1e-5
+    assert (net(x, t, told(c + 1)) - base).abs().max() > 1e-4
     moved = x.clone()
     moved[0, 15] += 1.0
-    assert (net(moved, t, c) - base).abs()[0, 0].max() > 1e-6  # the receptive field spans the chunk
+    assert (net(moved, t, told(c)) - base).abs()[0, 0].max() > 1e-6  # the receptive field spans the chunk
 
 
 def test_film_is_scale_times_x_plus_bias():
@@ -47,10 +53,11 @@ def test_film_is_scale_times_x_plus_bias():
 def test_batched_films_are_the_films_of_each_step():
     """A sampler makes them for the whole grid at once; that must change nothing."""
     net = small().eval()
-    steps, c, x = torch.tensor([99, 50, 9]), torch.randn(1, 7), torch.randn(1, 16, 10)
-    films = net.films(steps, c.expand(3, -1))
-    for i, t in enumerate(steps):
-        torch.testing.assert_close(net.denoise(x, [f[i : i + 1] for f in films]), net(x, t[None], c))
+    times, c, x = torch.tensor([99.0, 50.0, 9.0]), torch.randn(2, 7), torch.randn(2, 16, 10)
+    conditions = net.conditions(times, told(c))
+    for i, t in enumerate(times):
+        torch.testing.assert_close(net.denoise(x, conditions[i]), net(x, t.expand(2), told(c)))
+    assert (net.denoise(x, conditions[0]) - net.denoise(x, conditions[1])).abs().max() > 1e-5
 
 
 def test_published_size():
@@ -78,4 +85,4 @@ def test_sizes_that_do_not_fit(sizes, words):
 
 def test_wrong_chunk_length():
     with pytest.raises(ConfigError, match="another length"):
-        small()(torch.zeros(1, 12, 10), torch.zeros(1), torch.zeros(1, 7))
+        small()(torch.zeros(1, 12, 10), torch.zeros(1), told(torch.zeros(1, 7)))

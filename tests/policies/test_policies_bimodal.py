@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from robopolicy.diffusion.grid import time_grid
-from robopolicy.diffusion.parameterization import target
+from robopolicy.diffusion.parameterization import input_scale, target, to_x0
+from robopolicy.diffusion.process import Flow, FlowConfig, Karras, KarrasConfig, VariancePreserving
 from robopolicy.diffusion.samplers import ddim
 from robopolicy.diffusion.schedule import NoiseSchedule
+from robopolicy.models.features import Features
 from robopolicy.models.unet1d import FilmUNet1d
 
 HORIZON, N = 8, 512
@@ -33,32 +34,47 @@ def train(loss_of, steps=400):
     return net.eval()
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
-def test_diffusion_covers_both_modes_and_regression_averages_them(prediction):
-    scheduler = NoiseSchedule().scheduler()
-    alphas = scheduler.alphas_cumprod
+PROCESSES = {
+    "epsilon": lambda: VariancePreserving(NoiseSchedule()),
+    "x0": lambda: VariancePreserving(NoiseSchedule(prediction="x0")),
+    "flow": lambda: Flow(FlowConfig()),
+    "edm": lambda: Karras(KarrasConfig()),
+}
 
-    def denoising(net, x0, condition):
-        step, noise = torch.randint(0, 100, (len(x0),)), torch.randn_like(x0)
-        wanted = target(prediction, x0, noise, alphas[step])
-        return (net(scheduler.add_noise(x0, noise, step), step, condition) - wanted).square().mean()
 
-    def regression(net, x0, condition):
-        zeros = torch.zeros_like(x0)
-        return (net(zeros, torch.zeros(len(x0)), condition) - x0).square().mean()
+def shown(rows):
+    """Features of the one observation that there is."""
+    return Features(torch.zeros(rows, 1, 1))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_denoising_covers_both_modes_and_regression_averages_them(name):
+    process = PROCESSES[name]()
+    prediction = process.prediction
+
+    def denoising(net, x0, _):
+        time, noise = process.draw(len(x0), None, x0.device), torch.randn_like(x0)
+        alpha, sigma = (level[:, None, None] for level in process.levels(time))
+        x_t = (alpha * x0 + sigma * noise) * input_scale(prediction, sigma)
+        answer = net(x_t, process.network_time(time), shown(len(x0)))
+        return (answer - target(prediction, x0, noise, alpha, sigma)).square().mean()
+
+    def regression(net, x0, _):
+        return (net(torch.zeros_like(x0), torch.zeros(len(x0)), shown(len(x0))) - x0).square().mean()
 
     middle = HORIZON // 2
     diffusion, regressor = train(denoising), train(regression, steps=150)
+    grid = process.grid(16)
     with torch.inference_mode():
-        condition = torch.zeros(200, 1)
+        conditions = diffusion.conditions(process.network_time(torch.tensor(grid.time)), shown(200))
 
-        def denoise(x, t):
-            return diffusion(x, torch.full((len(x),), t), condition)
+        def predict(x, i):
+            alpha, sigma = torch.tensor(grid.alpha[i]), torch.tensor(grid.sigma[i])
+            answer = diffusion.denoise(x * input_scale(prediction, sigma), conditions[i])
+            return to_x0(prediction, answer, x, alpha, sigma)
 
-        sampled = ddim(denoise, torch.randn(200, HORIZON, 2), alphas, time_grid(100, 16), prediction=prediction)[
-            :, middle, 1
-        ]
-        mean = regressor(torch.zeros(1, HORIZON, 2), torch.zeros(1), torch.zeros(1, 1))[0, middle, 1]
+        sampled = ddim(predict, torch.randn(200, HORIZON, 2), grid)[:, middle, 1]
+        mean = regressor(torch.zeros(1, HORIZON, 2), torch.zeros(1), shown(1))[0, middle, 1]
     share = (sampled > 0).float().mean()
     assert 0.3 < share < 0.7
     assert (sampled.abs() > 0.4).float().mean() > 0.9

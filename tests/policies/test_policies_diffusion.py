@@ -45,7 +45,7 @@ def test_protocols_and_spec(make):
     assert isinstance(policy, TrainablePolicy)
     assert (policy.spec.observation_horizon, policy.spec.action_horizon, policy.spec.prediction_horizon) == (2, 8, 16)
     assert policy.spec.environment_state == 3
-    assert policy.grid[0] == 99
+    assert policy.grid.time[0] == 99
 
 
 def test_index_convention_on_a_counter(make, panda, normalizer, observation, monkeypatch):
@@ -107,11 +107,11 @@ def test_masked_entries_do_not_count(make):
     spoiled = dataclasses.replace(batch, action=batch.action.clone())
     spoiled.action[:, 9:] = 0.0
     weight = torch.zeros(16, 10)
-    policy.unet.denoise = lambda x, films: weight.expand_as(x)  # blind to x, so only the mask decides
+    policy.network.denoise = lambda x, films: weight.expand_as(x)  # blind to x, so only the mask decides
     masked, same = (policy.loss(b, rng=rng()).total for b in (batch, spoiled))
     torch.testing.assert_close(masked, same)
     published = make(masked_loss=False)
-    published.unet.denoise = policy.unet.denoise
+    published.network.denoise = policy.network.denoise
     noise_only = published.loss(batch, rng=rng()).total
     assert abs(noise_only - masked) > 1e-4  # control: the published loss counts them
 
@@ -121,13 +121,13 @@ def test_loss_of_parts_is_loss_of_whole(make):
     policy = make(noise_samples=1)
     batch = batch_for(policy, n=4)
     batch.action_mask[0, 3:] = False
-    policy.unet.denoise = lambda x, films: x * 0
+    policy.network.denoise = lambda x, films: x * 0
     schedule_noise = torch.randn(4, 16, 10, generator=rng(1))
 
     def loss(rows):
         part = Batch(batch.state[rows], batch.action[rows], batch.action_mask[rows], batch.embodiment,
                      environment_state=batch.environment_state[rows])  # fmt: skip
-        import robopolicy.policies.diffusion_policy as module
+        import robopolicy.policies.denoising as module
 
         original = module.torch.randn
         module.torch.randn = lambda shape, **_: schedule_noise[rows]
@@ -179,7 +179,7 @@ def test_bad_images(make, observation):
 def test_non_finite_output_is_refused(make, observation):
     policy = make()
     with torch.no_grad():
-        policy.unet.head[-1].bias[0] = float("nan")
+        policy.network.head[-1].bias[0] = float("nan")
     with pytest.raises(NonFiniteError, match="output"):
         policy.act(observation, rng=0)
 

@@ -79,7 +79,7 @@ def rng(seed=0):
 def gradients(policy, batch):
     """Gradient of the loss with respect to the actions and to what the network says, over the slots in use."""
     said = []
-    denoise = policy.inner.unet.denoise
+    denoise = policy.inner.network.denoise
 
     def recorded(x, films):
         out = denoise(x, films)
@@ -87,13 +87,13 @@ def gradients(policy, batch):
         said.append(out)
         return out
 
-    policy.inner.unet.denoise = recorded
+    policy.inner.network.denoise = recorded
     try:
         action = batch.action.clone().requires_grad_(True)
         policy.zero_grad()
         policy.loss(dataclasses.replace(batch, action=action), rng=rng()).total.backward()
     finally:
-        del policy.inner.unet.denoise
+        del policy.inner.network.denoise
     return action.grad[..., policy.action_at], said[0].grad
 
 
@@ -114,7 +114,7 @@ def test_masked_slots_have_exactly_no_gradient(mixture_yaml):
         batch, action_mask=batch.action_mask & one[:, None, None], state_mask=batch.state_mask & one[:, None]
     )
     gradients(found.policy, alone)
-    head, own = found.policy.inner.unet.head[-1], found.policy.action_mask[0, found.policy.action_at]
+    head, own = found.policy.inner.network.head[-1], found.policy.action_mask[0, found.policy.action_at]
     assert (head.weight.grad[~own] == 0).all()
     assert (head.bias.grad[~own] == 0).all()
     assert (head.weight.grad[own] != 0).any()
@@ -181,11 +181,11 @@ def test_bound_policy_acts_in_physical_units_and_is_blind_to_absent_slots(mixtur
     assert spec.environment_state == (3 if name == "panda" else 0)
     assert (policy.act(observation, rng=1).values == chunk.values).all(), "by the observation's embodiment"
     shown = []
-    denoise = policy.inner.unet.denoise
-    policy.inner.unet.denoise = lambda x, films: shown.append(x.clone()) or denoise(x, films) + 3.0 * ~mask
+    denoise = policy.inner.network.denoise
+    policy.inner.network.denoise = lambda x, films: shown.append(x.clone()) or denoise(x, films) + 3.0 * ~mask
     mask = policy.action_mask[bound.index, policy.action_at]
     again = bound.act(observation, rng=1).values
-    del policy.inner.unet.denoise
+    del policy.inner.network.denoise
     assert (again == chunk.values).all(), "what is said of absent slots is not heard at the next step"
     assert len(shown) == 3
     assert all((x[..., ~mask] == 0).all() and (x[..., mask] != 0).any() for x in shown)
