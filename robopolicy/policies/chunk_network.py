@@ -138,8 +138,12 @@ class ChunkNetwork(nn.Module, ABC):
             goal=config.goal,
         )
         self.action_form = ActionForm(config.action_form, embodiment, normalizer, config.observation_horizon, horizon)
-        self.encoder = ObservationEncoder(self._spec, normalizer, config.vision, config.observation_mlp)
+        self.encoder = self._make_encoder()
         self.network = self._make_network()
+
+    def _make_encoder(self) -> ObservationEncoder:
+        """From observations to features; a family that wants other features makes its own."""
+        return ObservationEncoder(self._spec, self.normalizer, self.config.vision, self.config.observation_mlp)
 
     def _make_network(self) -> nn.Module:
         """The network between features and chunk; a family without a denoiser makes its own."""
