@@ -11,6 +11,7 @@ the tiers of every store's windows, ``image/<role>#<store>``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,15 @@ class MixtureDataset:
         if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
             raise DataError(explain("no such window", given=indices, allowed=f"[B], 0 to {len(self) - 1}"))
         return np.searchsorted(self._offsets, index, side="right").astype(np.int64) - 1
+
+    def places(self, indices: NDArray[np.integer]) -> list[str]:
+        """Where each window [B] lies, for people: ``pick.zarr, episode 3, step 12``."""
+        out = [""] * len(indices)
+        for index, windows, at, local in self._grouped(indices):
+            name = Path(str(self.mixture.stores[index].path)).name
+            for place, text in zip(at.tolist(), windows.places(local), strict=True):
+                out[place] = f"{name}, {text}"
+        return out
 
     def language_of(self, indices: NDArray[np.integer]) -> list[str]:
         """Instruction of each window, B of them."""

@@ -23,10 +23,12 @@ from robopolicy.data.batch_memory import BatchMemory
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.frame_cache import DEFAULT_FILE_BYTES, CacheBudget, FrameTier, default_cache_bytes
 from robopolicy.data.frame_stream import stream_of
+from robopolicy.data.hindsight import WindowGoals, stream_columns
 from robopolicy.data.layout import SHARD_FRAMES
 from robopolicy.data.resize import check_image_size
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
+from robopolicy.goals import GoalConfig
 
 if TYPE_CHECKING:
     from robopolicy.types import Batch
@@ -48,6 +50,8 @@ class WindowSpec:
         cameras: Cameras that are read.
         image_size: (height, width) that colour and depth are resized to, None for the recorded size.
         depth: Cameras whose depth (``depth/<camera>``, uint16 mm) is read.
+        environment_names: Entries of ``environment_state`` that are read, in this order; all of them when empty.
+        goal: What goals are made of, see :mod:`robopolicy.data.hindsight`; 0 for no goals.
     """
 
     observation_horizon: int
@@ -57,6 +61,8 @@ class WindowSpec:
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
     depth: tuple[str, ...] = ()
+    environment_names: tuple[str, ...] = ()
+    goal: int | GoalConfig = 0
 
     def __post_init__(self) -> None:
         if self.observation_horizon < 1 or self.prediction_horizon < self.observation_horizon:
@@ -68,6 +74,7 @@ class WindowSpec:
             )
         object.__setattr__(self, "cameras", tuple(self.cameras))
         object.__setattr__(self, "depth", tuple(self.depth))
+        object.__setattr__(self, "environment_names", tuple(self.environment_names))
         object.__setattr__(self, "image_size", check_image_size(self.image_size))
 
     @property
@@ -78,6 +85,8 @@ class WindowSpec:
 
 class WindowDataset:
     """All windows of some episodes. Low-dimensional streams live in RAM; frames come from the tier that fits.
+
+    With several goals per window the windows are counted through once per goal: ``draw * N + window``.
 
     A batch is filled in two parts, so that loader processes can take over the second: :meth:`gather_low` writes the
     numbers, and ``frame_tiers[stream].gather(frame_places(indices)[stream], out)`` writes the frames of one stream.
@@ -107,7 +116,7 @@ class WindowDataset:
             decode: JPEG decoder.
 
         Raises:
-            DataError: no such episode, none at all, or a stream that the store lacks.
+            DataError: no such episode, none at all, or a stream, entry or goal that the store lacks.
             UnknownNameError: a camera that the store lacks.
         """
         self.store, self.spec = store, spec
@@ -125,6 +134,11 @@ class WindowDataset:
         self._observation_offsets = np.arange(past, 1)
         self._action_offsets = np.arange(past, past + spec.prediction_horizon)
         self._low = {name: store.column(name) for name in ("state", "environment_state") if getattr(spec, name)}
+        if spec.environment_state and spec.environment_names:
+            columns = stream_columns(store, spec.environment_names)
+            self._low["environment_state"] = np.ascontiguousarray(self._low["environment_state"][:, columns])
+        self._goals = WindowGoals(store, spec.goal) if spec.goal else None
+        self._draws = 1 if self._goals is None else self._goals.draws
         self._action, self._time = store.column("action"), store.column("time_ns")
         self._language = [str(store.info(e)["language"]) for e in self.episodes.tolist()]
         budget = CacheBudget(
@@ -136,7 +150,7 @@ class WindowDataset:
         self._memory, self._layout = BatchMemory(), self.array_layout()
 
     def __len__(self) -> int:
-        return self._size
+        return self._size * self._draws
 
     @property
     def tiers(self) -> dict[str, str]:
@@ -157,13 +171,14 @@ class WindowDataset:
     def frame_bytes(self) -> int:
         """What all frames of the windows take when they are decoded."""
         tiers = self.frame_tiers.values()
-        return len(self) * sum(int(np.prod(t.frame)) * np.dtype(t.dtype).itemsize for t in tiers)
+        return self._size * sum(int(np.prod(t.frame)) * np.dtype(t.dtype).itemsize for t in tiers)
 
     @property
     def blocks(self) -> NDArray[np.int64]:
         """int64 [K]: first window of each run of windows whose newest frames lie in the same 256 stored ones."""
         shards = self._newest_rows() // SHARD_FRAMES
-        return np.flatnonzero(np.diff(shards, prepend=-1)).astype(np.int64)
+        first = np.flatnonzero(np.diff(shards, prepend=-1)).astype(np.int64)
+        return np.concatenate([first + draw * self._size for draw in range(self._draws)])
 
     def fill_cache(self) -> None:
         """Decode all cached cameras now instead of during the first epoch."""
@@ -172,11 +187,18 @@ class WindowDataset:
 
     def episode_of(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Episode index of each window [B]."""
-        return self.episodes[self._episode(self._valid(indices))]
+        return self.episodes[self._episode(self._window(indices))]
+
+    def places(self, indices: NDArray[np.integer]) -> list[str]:
+        """Where each window [B] lies, for people: ``episode 3, step 12``."""
+        index = self._valid(indices)
+        episode = self._episode(index)
+        steps = index + self._shift[episode] - self._starts[episode]
+        return [f"episode {e}, step {t}" for e, t in zip(self.episodes[episode], steps, strict=True)]
 
     def language_of(self, indices: NDArray[np.integer]) -> list[str]:
         """Instruction of each window, B of them."""
-        return [self._language[e] for e in self._episode(self._valid(indices)).tolist()]
+        return [self._language[e] for e in self._episode(self._window(indices)).tolist()]
 
     def array_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Arrays of a batch: name (frames as ``image/front``) -> (shape without B, dtype)."""
@@ -188,6 +210,8 @@ class WindowDataset:
             "action_mask": ((tp, width), np.dtype(bool)),
             "time_ns": ((to,), self._time.dtype),
         }
+        if self._goals is not None:
+            layout["goal"] = ((self._goals.width,), np.dtype(np.float32))
         return layout | {name: ((to, *tier.frame), tier.dtype) for name, tier in self.frame_tiers.items()}
 
     def gather(self, indices: NDArray[np.integer]) -> dict[str, Any]:
@@ -199,17 +223,17 @@ class WindowDataset:
         Returns:
             ``state`` f32 [B, To, S], ``environment_state`` f32 [B, To, E], ``image`` {camera: uint8 [B, To, H, W, C]},
             ``depth`` {camera: uint16 [B, To, H, W, 1]}, ``action`` f32 [B, Tp, A], ``action_mask`` bool [B, Tp, A],
-            ``time_ns`` int64 [B, To]; the first four as far as the spec asks for them. Fresh arrays that the caller
-            owns.
+            ``time_ns`` int64 [B, To], ``goal`` f32 [B, G]; the first four and the last as far as the spec asks for
+            them. Fresh arrays that the caller owns.
 
         Raises:
             ShapeError: an index out of range.
             DataError: a damaged frame, named.
         """
-        index = self._valid(indices)
+        index = self._window(indices)
         rows = self._rows(index)
         out = self._memory.empty(self._layout, len(index))
-        self._gather_low(rows, out)
+        self._gather_low(indices, rows, out)
         for name, places in self._places(index, rows).items():
             tier = self.frame_tiers[name]
             tier.gather(places, out[name].reshape(-1, *tier.frame))
@@ -225,9 +249,9 @@ class WindowDataset:
         Raises:
             ShapeError: an index out of range.
         """
-        self._gather_low(self._rows(self._valid(indices)), out)
+        self._gather_low(indices, self._rows(self._window(indices)), out)
 
-    def _gather_low(self, rows: _Rows, out: Mapping[str, NDArray[Any]]) -> None:
+    def _gather_low(self, indices: NDArray[np.integer], rows: _Rows, out: Mapping[str, NDArray[Any]]) -> None:
         row, start, last = rows
         seen = np.maximum(row + self._observation_offsets, start)
         wanted = row + self._action_offsets
@@ -237,12 +261,16 @@ class WindowDataset:
         np.take(self._action, done, axis=0, out=out["action"], mode="clip")
         out["action_mask"][...] = (done == wanted)[..., None]
         np.take(self._time, seen, out=out["time_ns"], mode="clip")
+        if self._goals is not None:
+            draw = np.asarray(indices, np.int64) // self._size
+            flat = (part[:, 0] for part in rows)
+            self._goals.gather(self.episode_of(indices), *flat, draw, out["goal"])
 
     def frame_places(self, indices: NDArray[np.integer]) -> dict[str, NDArray[np.int64]]:
         """Where the frames of a batch are in their tiers: stream -> int64 [B * To]."""
         if not self.frame_tiers:
             return {}
-        index = self._valid(indices)
+        index = self._window(indices)
         return self._places(index, self._rows(index))
 
     def _places(self, index: NDArray[np.int64], rows: _Rows) -> dict[str, NDArray[np.int64]]:
@@ -271,6 +299,7 @@ class WindowDataset:
             depth=nested.get("depth", {}),
             environment_state=tensors.get("environment_state"),
             language=language if any(language) else None,
+            goal=tensors.get("goal"),
         )
 
     def _rows(self, index: NDArray[np.int64]) -> _Rows:
@@ -294,11 +323,12 @@ class WindowDataset:
     def _episode(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._bounds, index, side="right")
 
-    def _valid(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+    def _window(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Window 0 .. N - 1 of each index, whichever of its goals."""
         index = np.asarray(indices, np.int64)
         if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
             raise ShapeError(explain("no such window", given=indices, allowed=f"[B], 0 to {len(self) - 1}"))
-        return index
+        return index if self._draws == 1 else index % self._size
 
     def _check(self) -> None:
         store = self.store

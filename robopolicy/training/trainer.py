@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from robopolicy import checkpoint
-from robopolicy.errors import ConfigError, NonFiniteError, explain
+from robopolicy.errors import ConfigError, explain
 from robopolicy.policies.loading import load_weights
 from robopolicy.protocols import Policy
 from robopolicy.schema import to_dict
@@ -31,6 +31,7 @@ from robopolicy.seeding import generator
 from robopolicy.training.ema import Ema
 from robopolicy.training.interrupt import Interruption, TrainingInterrupted
 from robopolicy.training.log import RunLog
+from robopolicy.training.not_finite import gradient_norm, inspect_batch, not_finite_error, not_finite_weights
 from robopolicy.training.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
 from robopolicy.training.order import Order, step_indices
 from robopolicy.training.recipe import Recipe, Stage
@@ -112,6 +113,10 @@ class Trainer:
         accelerator: Devices, precision, processes.
         log: See :class:`~robopolicy.training.log.RunLog`.
         interruption: Entered by the caller; asked after every step.
+
+    Attributes:
+        check_at_once: Look at loss and gradient before every update. Elsewhere than on a CPU that would wait for the
+            device at every step, so they are looked at when a line is logged, and before anything is written.
     """
 
     def __init__(
@@ -129,40 +134,46 @@ class Trainer:
         self.step = 0
         self.best_validation = math.inf
         self.last: dict[str, float] = {}
-        self.seconds = {"wall_s": 0.0, "cpu_s": 0.0}
+        self.seconds = {"wall_s": 0.0, "cpu_s": 0.0, "events_s": 0.0}  # events: validation, checkpoints
         self.optimizer = make_optimizer(policy, stage.optimizer)
         self.ema = Ema(policy, stage.ema)
         self.module, self.stepper = accelerator.prepare(_LossModule(policy), self.optimizer)
         self.micro = micro_batch(stage, accelerator.num_processes)
+        self.check_at_once = accelerator.device.type == "cpu"
 
     def fit(self) -> None:
         """Run from :attr:`step` to the stage's budget.
 
         Raises:
-            NonFiniteError: the loss became NaN or infinite; the weights on disk are from before.
+            NonFiniteError: loss, gradient or weights became NaN or infinite; what is on disk is from before.
             TrainingInterrupted: a signal came; the checkpoint is written.
         """
         stage, name = self.stage, self.context.name
         self.log.begin(name, self.step, stage.steps)
         mark, clock, cpu = self.step, time.monotonic(), time.process_time()
         batches = self._batches()
-        recent: list[float] = []
+        recent: list[Tensor] = []
         while self.step < stage.steps:
             recent.append(self._step(batches))
             self.step += 1
             self.log.advance(self.step)
-            if self.step % self.recipe.log_every == 0 or self.step == stage.steps:
+            logged, due = self.step % self.recipe.log_every == 0 or self.step == stage.steps, self._due()
+            if (logged or due) and not self.check_at_once:
+                self._require_finite(torch.stack(recent), self.step - len(recent))
+            if logged:
                 elapsed = max(time.monotonic() - clock, 1e-9)
                 rate = (self.step - mark) * stage.batch_size / elapsed
-                self.last |= {"loss": float(np.mean(recent)), "samples_per_s": rate}
+                self.last |= {"loss": float(torch.stack(recent)[:, 0].double().mean()), "samples_per_s": rate}
                 values = {**self.last, "lr": self._rate()}
                 self.log.write(name, self.step, values, f"loss {self.last['loss']:.4f}  {rate:.0f} samples/s")
                 recent.clear()
-            if self._due():
-                self.seconds["wall_s"] += time.monotonic() - clock
+            if due:
+                events = time.monotonic()
+                self.seconds["wall_s"] += events - clock
                 self.seconds["cpu_s"] += time.process_time() - cpu
                 self._events()
                 mark, clock, cpu = self.step, time.monotonic(), time.process_time()
+                self.seconds["events_s"] += clock - events
 
     def _due(self) -> bool:
         """Whether something besides training has to happen after this step."""
@@ -180,6 +191,10 @@ class Trainer:
             if validation.rollout_every and self.step % validation.rollout_every == 0:
                 self._rollout()
         if stop or end or improved or self.step % self.stage.checkpoint_every == 0:
+            if not_finite_weights(self.policy):  # the last update did it; a checkpoint must not hold them
+                self._refuse(
+                    f"weights of stage '{self.context.name}' are not finite after step {self.step - 1}", self.step - 1
+                )
             path = self.save()
             if improved and self.accelerator.is_main_process:
                 checkpoint.mark_best(self.context.run_dir, path, validation_loss=self.best_validation)
@@ -204,8 +219,9 @@ class Trainer:
     def _rate(self) -> float:
         return learning_rate(self.stage.optimizer, self.step, self.stage.steps)
 
-    def _step(self, batches: Iterator[Batch]) -> float:
-        """One optimiser step; returns the loss, averaged over micro-batches and processes."""
+    def _step(self, batches: Iterator[Batch]) -> Tensor:
+        """One optimiser step; returns f32 [2]: the loss, averaged over micro-batches and processes, and the norm of
+        the gradient before it was clipped."""
         accumulate, accelerator = self.stage.accumulate, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
@@ -221,35 +237,69 @@ class Trainer:
             total += loss.detach().float() / accumulate
         if accelerator.num_processes > 1:
             total = accelerator.reduce(total, "mean")  # type: ignore[assignment]
-        value = float(total.item())
-        if not math.isfinite(value):
-            raise NonFiniteError(
-                explain(
-                    f"the loss of stage '{self.context.name}' is not finite at step {self.step}",
-                    given=value,
-                    mend="lower optimizer.lr, set optimizer.clip_norm=1, or check the data; "
-                    f"the last good checkpoint in {self.context.run_dir} is kept",
-                )
-            )
         if self.stage.optimizer.clip_norm:
-            accelerator.clip_grad_norm_(self.policy.parameters(), self.stage.optimizer.clip_norm)
+            norm = accelerator.clip_grad_norm_(self.policy.parameters(), self.stage.optimizer.clip_norm)
+        else:
+            norm = gradient_norm(self.policy)
+        if accelerator.scaler is not None or norm is None:
+            norm = torch.zeros_like(total)  # of fp16: the scaler skips steps whose gradient overflows
+        told = torch.stack([total, norm.detach().float().to(total.device)])
+        if self.check_at_once:
+            self._require_finite(told[None], self.step)
         self.stepper.step()
         self.stepper.zero_grad()
         self.ema.step()
-        return value
+        return told
+
+    def _require_finite(self, told: Tensor, first: int) -> None:
+        """Pass silently, or name the batch of the first step at fault.
+
+        Args:
+            told: f32 [n, 2] loss and gradient norm of consecutive steps.
+            first: The step of row 0.
+
+        Raises:
+            NonFiniteError: one of them is not finite.
+        """
+        if torch.isfinite(told).all():
+            return
+        row = int(torch.nonzero(~torch.isfinite(told).all(dim=1))[0])
+        step, (loss, norm) = first + row, told[row].tolist()
+        what = f"the loss of stage '{self.context.name}' is {loss}"
+        if math.isfinite(loss):
+            what = f"the norm of the gradient of stage '{self.context.name}' is {norm}"
+        self._refuse(f"{what} at step {step}", step)
+
+    def _refuse(self, what: str, step: int) -> NoReturn:
+        process = self.accelerator.process_index
+        parts = self._order(step, 1)[0, :, process]
+        found = inspect_batch(
+            self.policy,
+            self.context.train,
+            parts,
+            lambda part: self._generator("noise", step, part, process),
+            self.accelerator.device,
+        )
+        main = self.accelerator.is_main_process
+        raise not_finite_error(what, found, self.context.run_dir, self.stage.accumulate, main)
 
     def _batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step to the end."""
-        at, world = self.step, self.accelerator.num_processes
+        at = self.step
         while at < self.stage.steps:
             count = min(ORDER_AHEAD, self.stage.steps - at)
-            if self.context.order is not None:
-                order = self.context.order(self.recipe.seed, at, count, self.stage.batch_size)
-            else:
-                order = step_indices(self.context.train_size, self.recipe.seed, at, count, self.stage.batch_size)
-            shaped = order.reshape(count, self.stage.accumulate, world, self.micro)
-            yield from self.context.train.batches(shaped[:, :, self.accelerator.process_index].reshape(-1))
+            mine = self._order(at, count)[:, :, self.accelerator.process_index]
+            yield from self.context.train.batches(mine.reshape(-1))
             at += count
+
+    def _order(self, first: int, count: int) -> np.ndarray:
+        """Windows of the steps from ``first`` on: int64 [count, accumulate, processes, micro]."""
+        recipe, stage, context = self.recipe, self.stage, self.context
+        if context.order is not None:
+            order = context.order(recipe.seed, first, count, stage.batch_size)
+        else:
+            order = step_indices(context.train_size, recipe.seed, first, count, stage.batch_size)
+        return order.reshape(count, stage.accumulate, self.accelerator.num_processes, self.micro)
 
     def _generator(self, *words: int | str) -> torch.Generator:
         seed = int(generator(self.context.name, self.recipe.seed, *words).integers(2**63))
@@ -272,12 +322,31 @@ class Trainer:
                     if "/" in part:  # of some of the samples only, such as those of one robot
                         grouped.setdefault(f"validation_loss/{part.partition('/')[2]}", []).append(float(value))
         loss = float(np.mean(values))
+        if not math.isfinite(loss):
+            self._refuse_validation(values)
         found = {"validation_loss": loss, **{name: float(np.mean(each)) for name, each in grouped.items()}}
         self.last |= found
         self.log.write(self.context.name, self.step, found, f"validation loss {loss:.4f}")
         improved = loss < self.best_validation
         self.best_validation = min(loss, self.best_validation)
         return improved
+
+    def _refuse_validation(self, values: list[float]) -> NoReturn:
+        """The averaged weights give no finite loss on some of the held-out windows."""
+        number = next(i for i, value in enumerate(values) if not math.isfinite(value))
+        indices = self.context.validation_indices
+        size = -(-len(indices) // len(values))
+        with self.ema.applied():
+            found = inspect_batch(
+                self.policy,
+                self.context.validation,
+                indices[number * size : (number + 1) * size][None],
+                lambda part: self._generator("validation", number),
+                self.accelerator.device,
+            )
+        what = f"the validation loss of stage '{self.context.name}' is {values[number]} at step {self.step}"
+        what += f", held-out batch {number}"
+        raise not_finite_error(what, found, self.context.run_dir, 1, self.accelerator.is_main_process)
 
     def _rollout(self) -> None:
         if self.context.rollout is None or not self.accelerator.is_main_process:
@@ -363,7 +432,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
         self.best_validation = math.inf if state["best_validation"] is None else float(state["best_validation"])
-        self.last, self.seconds = dict(state["last"]), dict(state["seconds"])
+        self.last, self.seconds = dict(state["last"]), {**self.seconds, **state["seconds"]}
 
 
 def micro_batch(stage: Stage, processes: int) -> int:
