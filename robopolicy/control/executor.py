@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.between import delay_steps
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter import SafetyLimiter
 from robopolicy.control.native import MOST_CHANNELS, native
@@ -154,6 +155,36 @@ class Executor:
     def remaining_s(self, now_ns: int) -> float:
         """Scheduled future left."""
         return 0.0 if self._stopped or self.fault else self.schedule.remaining_s(now_ns)
+
+    def standing(self, now_ns: int) -> bool:
+        """Whether a chunk that comes now would be followed from its beginning: nothing is scheduled any more."""
+        return self._frozen or self.schedule.empty or self.schedule.settled(now_ns)
+
+    def scheduled(self, t0_ns: int, delay_ns: int = 0) -> ActionChunk | None:
+        """What is going to be executed after an observation, at the control steps counted from it.
+
+        The values are those of the path itself, so after a splice they are the blend of two chunks. Beyond the last
+        knot, as far as ``delay_ns`` reaches, they are the path's way to rest.
+
+        Args:
+            t0_ns: Time of the observation.
+            delay_ns: Expected time until the chunk made from it is there.
+
+        Returns:
+            Values [H, A] of the card that is driven; ``horizon`` = ceil(delay / dt) of them will have been executed by
+            then. None when the arm will have come to rest by then, or already has: the next chunk is then followed
+            from its own beginning and has nothing to agree with.
+        """
+        curve, dt_s = self.schedule.curve, self.embodiment.control_dt_s
+        if self._frozen or self.fault is not None or self.schedule.empty or t0_ns + delay_ns >= curve.rest_ns:
+            return None
+        fixed = delay_steps(delay_ns, dt_s)
+        known = int((curve.end_ns - t0_ns) * 1e-9 / dt_s + 1e-6)
+        count = max(known, fixed)
+        if count < 1:
+            return None
+        values = np.array([curve.at(t0_ns + round(k * dt_s * 1e9)) for k in range(1, count + 1)])
+        return ActionChunk(values, t0_ns, dt_s, self.embodiment.hash, horizon=fixed)
 
     def submit(self, chunk: ActionChunk, now_ns: int) -> MergeReport:
         """Merge a chunk by absolute time, or refuse it and keep what is scheduled.

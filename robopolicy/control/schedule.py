@@ -42,12 +42,14 @@ class MergeReport(NamedTuple):
         dropped: Rows that were not used because they were past or marked invalid.
         jump: Distance between its first usable row and the path scheduled so far, as a share of the distance at which
             it is refused.
+        jump_m: The same distance of the TCP in metres; 0 where actions are joints.
     """
 
     accepted: bool
     reason: str = ""
     dropped: int = 0
     jump: float = 0.0
+    jump_m: float = 0.0
 
 
 class ChunkSchedule:
@@ -176,7 +178,7 @@ class ChunkSchedule:
         if reason:
             return self.refuse(reason, dropped=dropped)
         values = self._clean(values)
-        jump = self._jump(int(time_ns[0]), values[0])
+        jump, jump_m = self._jump(int(time_ns[0]), values[0])
         if jump > 1.0:
             return self.refuse("jump", dropped=dropped, jump=jump)
         lateness_ns = start_ns - chunk.t0_ns - shift_ns
@@ -192,7 +194,7 @@ class ChunkSchedule:
         self._newest_t0_ns = chunk.t0_ns
         self._scheduled = True
         self.accepted += 1
-        return MergeReport(True, "", dropped, jump)
+        return MergeReport(True, "", dropped, jump, jump_m)
 
     def _foreign(self, chunk: ActionChunk) -> str:
         """Reason to refuse a chunk that was made for something else, or ''."""
@@ -260,10 +262,11 @@ class ChunkSchedule:
                     return "rotation"
         return ""
 
-    def _jump(self, time_ns: int, value: NDArray[np.floating]) -> float:
+    def _jump(self, time_ns: int, value: NDArray[np.floating]) -> tuple[float, float]:
+        """Share of the distance that is refused, and metres."""
         jump = self.layout.jump if self._checks is None else self._checks.jump
         metres, radians = jump(self.curve.at(time_ns), value)
-        return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad)
+        return max(metres / self.config.reject_jump_m, radians / self.config.reject_jump_rad), float(metres)
 
 
 def _turn_rad(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:

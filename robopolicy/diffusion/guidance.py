@@ -34,12 +34,12 @@ class Inpainting:
     Attributes:
         values: f32 [B, Tp, A], in the network's form.
         weights: f32 [B, Tp], 1 where it is fixed, 0 where it is free.
-        strongest: Bound of the guidance, beta of the paper.
+        strongest: Bound of the guidance, beta of the paper, one or f32 [B]; 0 is no guidance.
     """
 
     values: Tensor
     weights: Tensor
-    strongest: float = 5.0
+    strongest: float | Tensor = 5.0
 
 
 def soft_weights(horizon: int, fixed: int, overlap: int) -> NDArray[np.float32]:
@@ -72,7 +72,13 @@ def inpainted(predict: Predict, grid: Grid, wanted: Inpainting) -> Predict:
     """A predictor that is drawn towards a chunk: pseudo-inverse guidance (Song et al. 2023; Black et al. 2025).
 
     The clean sample moves by ``sigma min(beta, sigma / (alpha r^2)) J^T diag(W) (Y - x0)`` with
-    ``r^2 = sigma^2 / (alpha^2 + sigma^2)`` and ``J = d x0 / d x``: for a flow, equation 2 of the paper times ``1 - t``.
+    ``r^2 = sigma^2 / (alpha^2 + sigma^2)`` and ``J = d x0 / d x``. For a flow (alpha = t, sigma = 1 - t) that is
+    equations 2 to 4 of the paper, whose correction of the velocity is this over ``1 - t``. For every other process it
+    is the same at the same ratio of noise to signal, whatever the scale of ``x``: with ``x = alpha z`` the shift is
+    ``s min(beta, (1 + s^2) / s) (d x0 / d z)^T diag(W) (Y - x0)``, ``s = sigma / alpha``. So one beta means the same
+    everywhere.
+
+    It costs one backward pass through the network per step.
 
     Args:
         predict: The predictor to bend; it is differentiated, so no inference mode may be active.
@@ -80,6 +86,9 @@ def inpainted(predict: Predict, grid: Grid, wanted: Inpainting) -> Predict:
         wanted: See :class:`Inpainting`.
     """
     weights = wanted.weights[..., None]
+    strongest = torch.as_tensor(wanted.strongest, dtype=wanted.values.dtype, device=wanted.values.device)
+    if strongest.ndim:
+        strongest = strongest[:, None, None]
 
     def bent(x: Tensor, i: int) -> Tensor:
         alpha, sigma = grid.alpha[i], grid.sigma[i]
@@ -89,7 +98,7 @@ def inpainted(predict: Predict, grid: Grid, wanted: Inpainting) -> Predict:
             pull = (weights * (wanted.values - x0)).detach()
             (gradient,) = torch.autograd.grad(x0, held, grad_outputs=pull)
         square = sigma**2 / (alpha**2 + sigma**2)
-        strength = wanted.strongest if alpha * square <= 0 else min(wanted.strongest, sigma / (alpha * square))
+        strength = strongest if alpha * square <= 0 else strongest.clamp(max=sigma / (alpha * square))
         return x0.detach() + sigma * strength * gradient
 
     return bent
