@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robopolicy.errors import ConfigError, explain
 from robopolicy.models.features import Features, FeatureWidths
 from robopolicy.models.observation import ObservationEncoder
-from robopolicy.models.robomimic_vision import VisionConfig, VisualEncoder
+from robopolicy.models.vision import VisionConfig, VisualEncoder
 from robopolicy.normalize import Normalizer
 from robopolicy.protocols import PolicySpec
 
@@ -64,8 +64,7 @@ class FeatureMap(VisualEncoder):
     def __init__(self, config: VisionConfig, height: int, width: int):
         super().__init__(config, height, width)
         self.core = self.core.backbone
-        shape = [3, config.crop or height, config.crop or width]
-        self.channels: int = self.core.output_shape(shape)[0]
+        self.channels = self.map_channels
 
     @property
     def feature_dim(self) -> int:

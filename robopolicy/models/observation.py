@@ -4,7 +4,7 @@
 
     state [B, To, S] --normalise--.
     environment_state [B, To, E] -+-- concat per step --> steps [B, To, D]
-    image[cam] [B, To, H, W, C] --VisualEncoder--'
+    image[cam] [B, To, H, W, C] --CameraEncoders--'
                        low-dimensional ones of all steps --perceptron--> extra [B, X]
     goal [B, G] --normalise, withhold--> goal [B, G + 1]
     language --> [B, L]
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robopolicy.models.affine import Affine
 from robopolicy.models.features import Features, FeatureWidths
-from robopolicy.models.robomimic_vision import VisionConfig, VisualEncoder
+from robopolicy.models.vision import CameraEncoders, VisionConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.protocols import PolicySpec
 
@@ -32,7 +32,7 @@ class ObservationEncoder(nn.Module):
     Args:
         spec: Which streams, how wide, how many steps, and the width of the goal.
         normalizer: Must hold the streams that the spec reads; ``goal`` too where there is one.
-        vision: Encoder of each camera.
+        vision: Encoders of the cameras.
         hidden: Width of a two-layer perceptron over all low-dimensional features whose output joins the features;
             0 for none. FiLM alone sees observations through one linear layer.
         language: Module ``list of B instructions -> [B, L]`` with an attribute ``width``, or None.
@@ -68,11 +68,9 @@ class ObservationEncoder(nn.Module):
         self.hidden: nn.Module | None = None
         if hidden and flat:
             self.hidden = nn.Sequential(nn.Linear(flat, hidden), nn.Mish(), nn.Linear(hidden, hidden))
-        self.vision = nn.ModuleDict()
-        for name in spec.cameras:
-            camera = spec.embodiment.camera(name)
-            self.vision[name] = VisualEncoder(vision, camera.height, camera.width)
-            width += vision.feature_dim
+        cameras = {name: spec.embodiment.camera(name) for name in spec.cameras}
+        self.vision = CameraEncoders(vision, {name: (c.height, c.width) for name, c in cameras.items()})
+        width += vision.feature_dim * len(cameras)
         self.goal = Affine(normalizer.require_width("goal", spec.goal)) if spec.goal else None
         self.language = language
         self.widths = FeatureWidths(
@@ -96,12 +94,12 @@ class ObservationEncoder(nn.Module):
         keep_goal: Tensor | None = None,
         language: Sequence[str] | None = None,
     ) -> Features:
-        """Shapes as above; ``augment`` crops images at random.
+        """Shapes as above; ``augment`` crops and colours images at random.
 
         Args:
             state, environment_state, images: Physical units, as in a batch.
-            augment: Crop at random, from ``rng``.
-            rng: Source of crops.
+            augment: Crop and colour at random, from ``rng``.
+            rng: Source of both.
             image_mask: Camera -> bool [B]; where False, its features are 0 and have no gradient.
             goal: f32 [B, G] physical units; None withholds it from all rows.
             keep_goal: bool [B], False for rows that do not see their goal.
@@ -114,10 +112,7 @@ class ObservationEncoder(nn.Module):
                 features.append(self.low_dim[name](values))  # [B, To, S or E]
         if self.hidden is not None:
             extra = self.hidden(torch.cat(features, dim=-1).flatten(1))
-        for name in self.cameras:
-            image = images[name]  # uint8 [B, To, H, W, C]
-            encoded = self.vision[name](image.flatten(0, 1), augment=augment, rng=rng)  # [B * To, D]
-            seen = encoded.unflatten(0, image.shape[:2]).to(torch.float32)
+        for name, seen in self.vision(images, augment=augment, rng=rng).items():  # f32 [B, To, feature_dim]
             if image_mask and name in image_mask:
                 seen = seen * image_mask[name][:, None, None]
             features.append(seen)

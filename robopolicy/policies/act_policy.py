@@ -22,7 +22,7 @@ from robopolicy.errors import explain
 from robopolicy.models.act import ActNetwork, ActNetworkConfig
 from robopolicy.models.features import Features
 from robopolicy.models.image_tokens import TokenEncoder, TokenFeatures
-from robopolicy.models.robomimic_vision import VisionConfig
+from robopolicy.models.vision import VisionConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, increment_ranges, masked_mean
 from robopolicy.types import ActionChunk, Batch, Losses, Observation

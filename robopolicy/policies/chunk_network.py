@@ -31,7 +31,7 @@ from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, incremen
 from robopolicy.models.features import Features
 from robopolicy.models.networks import build_network
 from robopolicy.models.observation import ObservationEncoder
-from robopolicy.models.robomimic_vision import VisionConfig
+from robopolicy.models.vision import VisionConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.checks import check_observation
 from robopolicy.protocols import PolicySpec

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from robopolicy.errors import ConfigError, ShapeError
-from robopolicy.models.robomimic_vision import BACKBONES, VisionConfig, VisualEncoder
+from robopolicy.models.robomimic_vision import ROBOMIMIC
+from robopolicy.models.vision import VisionConfig, VisualEncoder
 
 
 def images(n=2, side=96):
     return torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ROBOMIMIC)
 def test_feature_shape_gradient_and_no_batch_norm(backbone):
     torch.manual_seed(0)
     encoder = VisualEncoder(VisionConfig(backbone), 96, 96)
@@ -36,20 +37,20 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_crops_are_a_function_of_the_generator():
     encoder = VisualEncoder(VisionConfig("CompactConv"), 96, 96)
     batch = images(8)
-    one = encoder._crop(batch, True, torch.Generator().manual_seed(1))
+    one = encoder.crop(batch, augment=True, rng=torch.Generator().manual_seed(1))
     torch.manual_seed(99)  # the global generator has no part in it
-    same = encoder._crop(batch, True, torch.Generator().manual_seed(1))
-    other = encoder._crop(batch, True, torch.Generator().manual_seed(2))
+    same = encoder.crop(batch, augment=True, rng=torch.Generator().manual_seed(1))
+    other = encoder.crop(batch, augment=True, rng=torch.Generator().manual_seed(2))
     assert one.shape == (8, 84, 84, 3)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert torch.equal(encoder._crop(batch, False, None), batch[:, 6:90, 6:90])
+    assert torch.equal(encoder.crop(batch), batch[:, 6:90, 6:90])
 
 
 def test_crops_reach_both_corners():
     encoder = VisualEncoder(VisionConfig("CompactConv", crop=94), 96, 96)
     row = torch.arange(96, dtype=torch.uint8)[None, :, None, None].expand(200, 96, 96, 3)
-    tops = encoder._crop(row, True, torch.Generator().manual_seed(0))[:, 0, 0, 0]
+    tops = encoder.crop(row, augment=True, rng=torch.Generator().manual_seed(0))[:, 0, 0, 0]
     assert set(tops.tolist()) == {0, 1, 2}
 
 
@@ -79,7 +80,7 @@ def test_refusals():
 
 def test_importing_it_prints_nothing():
     code = (
-        "from robopolicy.models.robomimic_vision import VisionConfig, VisualEncoder;"
+        "from robopolicy.models.vision import VisionConfig, VisualEncoder;"
         "VisualEncoder(VisionConfig(), 96, 96)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
