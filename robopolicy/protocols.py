@@ -31,6 +31,8 @@ class PolicySpec:
         sensors: Sensor histories that it reads (``wrench``, ``touch``).
         point_cloud: Points per observation that it reads, 0 for none.
         goal: Width G of the goal vector that it reads, 0 for none.
+        environment_names: Entries of the privileged state that it reads, by name; () takes all as they are.
+        goal_names: [G] entries of the goal that it reads, likewise.
     """
 
     embodiment: Embodiment
@@ -44,6 +46,8 @@ class PolicySpec:
     sensors: tuple[str, ...] = ()
     point_cloud: int = 0
     goal: int = 0
+    environment_names: tuple[str, ...] = ()
+    goal_names: tuple[str, ...] = ()
 
 
 @runtime_checkable

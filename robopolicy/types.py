@@ -71,6 +71,8 @@ class Observation:
         sensor: Histories at a higher rate, oldest first: ``wrench`` f32 [To, K, 6 per arm] (N, N m, at the wrist, in
             its frame), ``touch`` f32 [To, K, fingers] (N).
         goal: f32 [G] goal of the episode, or None.
+        environment_names: [E] names of the entries of ``environment_state``, () where they are not known.
+        goal_names: [G] names of the entries of ``goal``, likewise. A policy that names what it reads takes it by name.
     """
 
     state: FloatArray
@@ -84,6 +86,8 @@ class Observation:
     point_cloud: FloatArray | None = None
     sensor: dict[str, FloatArray] = field(default_factory=dict)
     goal: FloatArray | None = None
+    environment_names: tuple[str, ...] = ()
+    goal_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, init=False)

@@ -174,8 +174,16 @@ class Env(SimulatedRobot, gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
         ``embodiment`` is the hash of the policy's card, where that is not :attr:`card`.
         """
-        wanted, language = modalities or Modalities(tuple(cameras)), self.task.language()
-        return stack_frames(frames, wanted, embodiment=embodiment or self.card.hash, sensors=sensors, language=language)
+        task = self.task
+        return stack_frames(
+            frames,
+            modalities or Modalities(tuple(cameras)),
+            embodiment=embodiment or self.card.hash,
+            sensors=sensors,
+            language=task.language(),
+            environment_names=tuple(task.environment_state_names),
+            goal_names=tuple(task.goal_names),
+        )
 
 
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:

@@ -97,7 +97,14 @@ def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def stack_frames(
-    frames: Sequence[Frame], wanted: Modalities, *, embodiment: str, sensors: Sequence[str], language: str
+    frames: Sequence[Frame],
+    wanted: Modalities,
+    *,
+    embodiment: str,
+    sensors: Sequence[str],
+    language: str,
+    environment_names: tuple[str, ...] = (),
+    goal_names: tuple[str, ...] = (),
 ) -> Observation:
     """Frames, oldest first, as the observation of a policy that reads ``wanted`` and ``sensors``."""
     last = frames[-1]
@@ -114,6 +121,8 @@ def stack_frames(
         point_cloud=np.stack(clouds) if clouds else None,
         sensor={name: np.stack([f.sensor[name] for f in frames]) for name in sensors},
         goal=last.goal,
+        environment_names=environment_names,
+        goal_names=goal_names,
     )
 
 

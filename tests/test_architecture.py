@@ -22,7 +22,7 @@ ROOTS: dict[str, str] = next(
 
 # What each room may import besides itself. A room is the longest prefix found here.
 FLOOR = {"errors"}
-CONTRACTS = FLOOR | {"types", "channels", "robot_parts", "embodiment", "protocols", "seeding", "registry"}
+CONTRACTS = FLOOR | {"types", "channels", "robot_parts", "embodiment", "protocols", "seeding", "registry", "goals"}
 # How one robot is seen within a mixture of robots: used by the data that train it and by the policy that drives it.
 VIEWS = {"slots", "chunk_forms", "resampling", "frames", "embodiment_view", "borrowed_view"}
 BASE = CONTRACTS | {"schema", "config", "normalize", "rotations"} | VIEWS
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": FLOOR,
     "seeding": FLOOR,
+    "goals": FLOOR,
     "rotations": FLOOR,
     "registry": FLOOR,
     "channels": FLOOR,

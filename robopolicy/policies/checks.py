@@ -1,14 +1,36 @@
-"""Refuses observations that do not fit a policy's spec, before any network sees them."""
+"""Takes what a policy reads from observations, and refuses those that do not fit its spec, before any network does."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import numpy as np
 
 from robopolicy.errors import EmbodimentMismatchError, NonFiniteError, ShapeError, explain
+from robopolicy.goals import positions
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import Observation
 
-__all__ = ["check_observation"]
+__all__ = ["check_observation", "selected"]
+
+
+def selected(observation: Observation, spec: PolicySpec) -> Observation:
+    """With the entries of ``environment_state`` and ``goal`` that the spec names, in its order.
+
+    What has no names is left as it is, and so is everything for a spec that names nothing.
+
+    Raises:
+        ShapeError: an entry that the observation does not have; all of them and what it has are named.
+    """
+    changes: dict[str, Any] = {}
+    for name, label in (("environment_state", "environment_names"), ("goal", "goal_names")):
+        wanted, have, values = getattr(spec, label), getattr(observation, label), getattr(observation, name)
+        if not wanted or not have or values is None or have == wanted:
+            continue
+        columns = positions(wanted, have, f"{name} of the observation", ShapeError)
+        changes |= {name: np.asarray(values)[..., columns], label: wanted}
+    return dataclasses.replace(observation, **changes) if changes else observation
 
 
 def check_observation(observation: Observation, spec: PolicySpec) -> None:

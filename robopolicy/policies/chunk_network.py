@@ -17,7 +17,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,13 +27,15 @@ from robopolicy.config import to_dict
 from robopolicy.diffusion.guidance import Inpainting, soft_weights
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, NonFiniteError, explain
+from robopolicy.goals import GoalConfig, goal_names, goal_width
 from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
 from robopolicy.models.features import Features
 from robopolicy.models.networks import build_network
 from robopolicy.models.observation import ObservationEncoder
 from robopolicy.models.vision import VisionConfig
 from robopolicy.normalize import Normalizer
-from robopolicy.policies.checks import check_observation
+from robopolicy.policies.changes import changed_config
+from robopolicy.policies.checks import check_observation, selected
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Batch, Observation
 
@@ -50,23 +52,29 @@ class ChunkConfig:
         prediction_horizon: Tp.
         state: Read proprioception.
         environment_state: Read the privileged object state (simulation).
+        environment_names: Entries of it that are read, by name; all of them when empty.
         cameras: Cameras to read, in this order.
-        goal: Width G of the goal that is read, 0 for none.
+        goal: What the goal consists of, see :mod:`robopolicy.goals`; the width G of a recorded one that is taken as it
+            is; 0 for none.
         action_form: What the network answers in, see :mod:`robopolicy.models.action_form`.
         observation_mlp: Width of a two-layer perceptron over the low-dimensional observations whose output joins
             them; 0 for none.
         network: One of :data:`robopolicy.models.networks.NETWORKS`.
         unet, dit, gpt: Sizes of the network of that name.
         vision: Encoder of each camera.
+        CHANGEABLE: Parameters that may differ in execution from what was trained: no weight depends on them.
     """
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("action_horizon",)
 
     observation_horizon: int = 2
     action_horizon: int = 8
     prediction_horizon: int = 16
     state: bool = True
     environment_state: bool = True
+    environment_names: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
-    goal: int = 0
+    goal: int | GoalConfig = 0
     action_form: str = "absolute"
     observation_mlp: int = 0
     network: str = "unet"
@@ -89,6 +97,8 @@ class ChunkConfig:
                     "horizons need To-1+Ta <= Tp", given=f"To={to} Ta={ta} Tp={tp}", mend="raise prediction_horizon"
                 )
             )
+        if len(set(self.environment_names)) != len(self.environment_names):
+            problems.append(explain("environment_names names an entry twice", given=list(self.environment_names)))
         if not (self.state or self.environment_state or self.cameras):
             problems.append(explain("the policy observes nothing", mend="switch state or a camera on"))
         return problems
@@ -125,6 +135,14 @@ class ChunkNetwork(nn.Module, ABC):
                     mend="set environment_state=false and name cameras, or record it",
                 )
             )
+        if config.environment_names and environment_state not in (0, len(config.environment_names)):
+            raise ConfigError(
+                explain(
+                    "environment_names names another number of entries than are given",
+                    given=len(config.environment_names),
+                    allowed=environment_state,
+                )
+            )
         self.config, self.normalizer = config, normalizer
         horizon = config.prediction_horizon
         self._spec = PolicySpec(
@@ -135,7 +153,9 @@ class ChunkNetwork(nn.Module, ABC):
             state=config.state,
             environment_state=environment_state if config.environment_state else 0,
             cameras=config.cameras,
-            goal=config.goal,
+            goal=goal_width(config.goal),
+            environment_names=config.environment_names,
+            goal_names=goal_names(config.goal),
         )
         self.action_form = ActionForm(config.action_form, embodiment, normalizer, config.observation_horizon, horizon)
         self.encoder = self._make_encoder()
@@ -165,6 +185,18 @@ class ChunkNetwork(nn.Module, ABC):
         """What a checkpoint stores beside the weights: ``parameters``, ``environment_state``; a family adds more."""
         return {"parameters": to_dict(self.config), "environment_state": self._spec.environment_state}
 
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Act otherwise from now on; nothing is trained again.
+
+        Args:
+            changes: Parameters, nested as in the configuration, of those in ``config.CHANGEABLE``.
+
+        Raises:
+            ConfigError: a parameter that decides the weights or what they mean; those that may be changed are named.
+        """
+        self.config = changed_config(self.config, changes)
+        self._spec = dataclasses.replace(self._spec, action_horizon=self.config.action_horizon)
+
     def act(
         self,
         observation: Observation,
@@ -180,7 +212,7 @@ class ChunkNetwork(nn.Module, ABC):
             rng: Seed or generator.
             prefix: What is still scheduled, from ``observation.time_ns[-1]`` on; its ``horizon`` says how many of its
                 values will have been executed before this answer is there. Families that cannot use it ignore it.
-            goal: f32 [G] in the place of the observation's own.
+            goal: f32 [G] in the place of the observation's own, its entries in the order of ``spec.goal_names``.
 
         Returns:
             values f64 [Tp-To+1, A] in physical units.
@@ -190,7 +222,7 @@ class ChunkNetwork(nn.Module, ABC):
             NonFiniteError: the network's output is not finite.
         """
         if goal is not None:
-            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32))
+            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
         return self.act_batch([observation], [rng], [prefix])[0]
 
     def act_batch(
@@ -211,8 +243,15 @@ class ChunkNetwork(nn.Module, ABC):
         Raises:
             ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
         """
+        observations = [selected(observation, self._spec) for observation in observations]
         for observation in observations:
             check_observation(observation, self._spec)
+        if self.training:  # dropout has no place in execution, also in the middle of training
+            self.eval()
+            try:
+                return self.act_batch(observations, rngs, prefixes)
+            finally:
+                self.train()
         generators = [np.random.default_rng(rng) for rng in rngs]
         state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
         seen = torch.as_tensor(state, device=self.action_form.scale.device)
@@ -251,6 +290,7 @@ class ChunkNetwork(nn.Module, ABC):
         first, horizon = self._spec.observation_horizon - 1, self._spec.prediction_horizon
         values = np.zeros((len(observations), horizon, self.action_form.width))
         weights = np.zeros((len(observations), horizon), np.float32)
+        strongest = [float(getattr(prefix, "strongest", Inpainting.strongest)) for prefix in prefixes]
         for row, (observation, prefix) in enumerate(zip(observations, prefixes, strict=True)):
             ahead = None if prefix is None else prefix.after(int(observation.time_ns[-1]))
             if ahead is None:
@@ -263,7 +303,8 @@ class ChunkNetwork(nn.Module, ABC):
             weights[row, first:] = soft_weights(horizon - first, fixed, count)
         device = state.device
         encoded = self.action_form.encode(torch.as_tensor(values, device=device), state)
-        return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device))
+        bound = torch.as_tensor(strongest, dtype=torch.float32, device=device)
+        return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device), bound)
 
     def _encoded(
         self, batch: Batch, rng: torch.Generator | None, keep_goal: Tensor | None = None

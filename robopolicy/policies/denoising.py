@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ class DenoisingConfig(ChunkConfig):
         guidance: Strength lambda of classifier-free guidance while acting; 1 is the plain policy, at no extra cost.
         sampler: See :class:`SamplerConfig`.
     """
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("action_horizon", "guidance", "sampler")
 
     masked_loss: bool = True
     noise_samples: int = 1
@@ -130,6 +132,15 @@ class DenoisingPolicy(ChunkNetwork):
         super().__init__(config, embodiment, normalizer, environment_state)
         self.process = process
         self.set_sampler(config.sampler)
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """See :meth:`ChunkNetwork.change`; here sampler, its steps and spacing, and guidance may be changed too.
+
+        Raises:
+            ConfigError: also a sampler or a grid that the noise process does not have; then nothing is changed.
+        """
+        self.set_sampler(changed_config(self.config, changes).sampler)
+        super().change(changes)
 
     def set_sampler(self, sampler: SamplerConfig) -> None:
         """Act with another sampler from now on; nothing is trained again.
