@@ -23,7 +23,7 @@ from robopolicy.models.vision import VisionConfig, VisualEncoder
 from robopolicy.normalize import Normalizer
 from robopolicy.protocols import PolicySpec
 
-__all__ = ["FeatureMap", "TokenEncoder", "TokenFeatures", "TokenWidths", "sine_positions_1d", "sine_positions_2d"]
+__all__ = ["TokenEncoder", "TokenFeatures", "TokenWidths", "sine_positions_1d", "sine_positions_2d"]
 
 TEMPERATURE = 10_000.0
 """Of sinusoidal positions: the longest wave is so many times the shortest (Vaswani et al. 2017, section 3.5)."""
@@ -55,35 +55,18 @@ class TokenFeatures(Features):
     maps: tuple[Tensor, ...] = ()
 
 
-class FeatureMap(VisualEncoder):
-    """uint8 images [N, H, W, 3] -> f32 [N, C, h, w]: the backbone of :class:`VisualEncoder` without pooling.
-
-    ``keypoints`` and ``feature_dim`` of the config are of no use here.
-    """
-
-    def __init__(self, config: VisionConfig, height: int, width: int):
-        super().__init__(config, height, width)
-        self.core = self.core.backbone
-        self.channels = self.map_channels
-
-    @property
-    def feature_dim(self) -> int:
-        """C."""
-        return self.channels
-
-
 class TokenEncoder(ObservationEncoder):
-    """An :class:`ObservationEncoder` that keeps the feature maps of the cameras.
+    """An :class:`ObservationEncoder` that keeps the feature maps of the cameras: backbones without their pools.
 
     Args:
-        spec, normalizer, vision, hidden, language: As there.
-        shared: One backbone for all cameras, as published; False gives each its own.
+        spec, normalizer, vision, hidden, language: As there; ``keypoints``, ``feature_dim`` and ``pool`` of ``vision``
+            are of no use here.
 
     Attributes:
         widths: A :class:`TokenWidths`.
 
     Raises:
-        ConfigError: cameras of several sizes on one backbone with no crop that makes them equal.
+        ConfigError: a backbone that has no map; and as there.
         DataError: a stream without statistics, or of the wrong width.
     """
 
@@ -96,30 +79,21 @@ class TokenEncoder(ObservationEncoder):
         vision: VisionConfig,
         hidden: int = 0,
         language: nn.Module | None = None,
-        *,
-        shared: bool = True,
     ):
-        super().__init__(dataclasses.replace(spec, cameras=()), normalizer, vision, hidden, language)
-        self.cameras = spec.cameras
-        sizes = {
-            name: (spec.embodiment.camera(name).height, spec.embodiment.camera(name).width) for name in self.cameras
-        }
-        if shared and len(set(sizes.values())) > 1:
-            raise ConfigError(
-                explain("one backbone for cameras of several sizes", given=sizes, mend="set shared_backbone=false")
-            )
-        if shared and sizes:
-            self.vision["shared"] = FeatureMap(vision, *sizes[self.cameras[0]])
-        else:
-            self.vision.update({name: FeatureMap(vision, *size) for name, size in sizes.items()})
-        self.shared = shared
+        super().__init__(spec, normalizer, vision, hidden, language)
+        channels = 0
+        for encoder in self.vision.values():
+            assert isinstance(encoder, VisualEncoder)
+            channels = encoder.map_channels
+            if not channels:
+                raise ConfigError(
+                    explain("the backbone has no feature map", given=vision.backbone, mend="vision.backbone=resnet18")
+                )
+            encoder.core = encoder.core.backbone  # type: ignore[assignment]
         widths = {"state": len(spec.embodiment.state), "environment_state": spec.environment_state}
-        self.widths = TokenWidths(
-            **dataclasses.asdict(self.widths),
-            low_dim=tuple((name, widths[name]) for name in self.low_dim),
-            maps=len(self.cameras),
-            channels=next(iter(self.vision.values())).channels if sizes else 0,  # type: ignore[arg-type]
-        )
+        low_dim = tuple((name, widths[name]) for name in self.low_dim)
+        given = {**dataclasses.asdict(self.widths), "step": sum(width for _, width in low_dim)}
+        self.widths = TokenWidths(**given, low_dim=low_dim, maps=len(spec.cameras), channels=channels)
 
     def forward(
         self,
@@ -136,11 +110,7 @@ class TokenEncoder(ObservationEncoder):
     ) -> TokenFeatures:
         """Shapes as above; arguments as of :meth:`ObservationEncoder.forward`."""
         maps = []
-        for name in self.cameras:
-            image = images[name]  # uint8 [B, To, H, W, C]
-            backbone = self.vision["shared" if self.shared else name]
-            encoded = backbone(image.flatten(0, 1), augment=augment, rng=rng).to(torch.float32)  # [B * To, C, h, w]
-            seen = encoded.unflatten(0, image.shape[:2])
+        for name, seen in self.vision(images, augment=augment, rng=rng).items():  # f32 [B, To, C, h, w]
             if image_mask and name in image_mask:
                 seen = seen * image_mask[name][:, None, None, None, None]
             maps.append(seen)

@@ -2,8 +2,8 @@
 
 Encoder, action form and plumbing are those of :mod:`robopolicy.policies.chunk_network`; the network is
 :mod:`robopolicy.models.act`. Unlike the published code the streams are scaled to [-1, 1] by their ranges, as for every
-policy of this project, and not by mean and standard deviation; backbones start from random weights with group norm,
-since nothing is downloaded. Temporal ensembling is a choice of whoever runs the policy.
+policy of this project, and not by mean and standard deviation; backbones start from random weights with group norm
+unless ``vision.weights`` names a file. Temporal ensembling is a choice of whoever runs the policy.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class ActPolicyConfig(ChunkConfig):
         act: Sizes of the network.
         kl_weight: Of the Kullback-Leibler divergence beside the L1 error.
         masked_loss: Mean over the valid entries; False gives the published mean, to which padding adds 0 but counts.
-        shared_backbone: One backbone for all cameras, as published; False gives each its own.
-        vision: Backbone and crop; ``keypoints`` and ``feature_dim`` are of no use here.
+        vision: Backbones and crop; ``keypoints``, ``feature_dim`` and ``pool`` are of no use here.
     """
 
     observation_horizon: int = 1
@@ -49,8 +48,7 @@ class ActPolicyConfig(ChunkConfig):
     act: ActNetworkConfig = field(default_factory=ActNetworkConfig)
     kl_weight: float = 10.0
     masked_loss: bool = True
-    shared_backbone: bool = True
-    vision: VisionConfig = field(default_factory=lambda: VisionConfig(crop=0))
+    vision: VisionConfig = field(default_factory=lambda: VisionConfig(crop=0, shared=True))
 
     def _problems(self) -> list[str]:
         problems = super()._problems()
@@ -89,10 +87,7 @@ class ActPolicy(ChunkNetwork):
         super().__init__(config, embodiment, normalizer, environment_state)
 
     def _make_encoder(self) -> TokenEncoder:
-        config = self.config
-        return TokenEncoder(
-            self._spec, self.normalizer, config.vision, config.observation_mlp, shared=config.shared_backbone
-        )
+        return TokenEncoder(self._spec, self.normalizer, self.config.vision, self.config.observation_mlp)
 
     def _make_network(self) -> ActNetwork:
         return ActNetwork(
@@ -144,12 +139,7 @@ class ActPolicy(ChunkNetwork):
 
     def _sample(self, features: Features, generators: Sequence[np.random.Generator]) -> Tensor:
         assert isinstance(features, TokenFeatures)
-        training = self.network.training
-        self.network.eval()  # dropout would make the answer depend on more than the observation
-        try:
-            chunk: Tensor = self.network(features).chunk
-        finally:
-            self.network.train(training)
+        chunk: Tensor = self.network(features).chunk
         return chunk
 
 
