@@ -191,7 +191,7 @@ class WindowDataset:
 
     def places(self, indices: NDArray[np.integer]) -> list[str]:
         """Where each window [B] lies, for people: ``episode 3, step 12``."""
-        index = self._valid(indices)
+        index = self._window(indices)
         episode = self._episode(index)
         steps = index + self._shift[episode] - self._starts[episode]
         return [f"episode {e}, step {t}" for e, t in zip(self.episodes[episode], steps, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def load_policy(
     weights: str = "ema",
     embodiment: str | Embodiment | None = None,
     like: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Policy:
     """Rebuild a trained policy from a run or checkpoint directory, ready for ``act``.
 
@@ -47,14 +48,16 @@ def load_policy(
         weights: ``ema`` (the averaged ones, to be run) or ``raw``.
         embodiment: Which robot, for a policy of several; name, content hash or card.
         like: Which of its robots lends its ranges to one that it was not trained for.
+        overrides: Parameters to be changed that no weight depends on: ``{"sampler": {"kind": "heun", "steps": 5}}``.
 
     Raises:
+        ConfigError: an override of a parameter that weights depend on.
         EmbodimentMismatchError: not trained for that robot, or for several and none is named.
         CheckpointError: none there, incomplete, cut or altered.
     """
     from robopolicy.policies.loading import load_policy as load
 
-    return load(Path(path), device=device, weights=weights, embodiment=embodiment, like=like)
+    return load(Path(path), device=device, weights=weights, embodiment=embodiment, like=like, overrides=overrides)
 
 
 def make_env(task: str, embodiment: str | Embodiment, **settings: Any) -> Env:

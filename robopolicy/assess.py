@@ -349,5 +349,6 @@ def _header(
             "weights": getattr(subject.factory, "weights", None),
             "checkpoint_choice": subject.choice,
             **({"like": like} if (like := getattr(subject.factory, "like", None)) else {}),
+            **({"overrides": dict(changed)} if (changed := getattr(subject.factory, "overrides", None)) else {}),
         },
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robopolicy.errors import ConfigError, EmbodimentMismatchError, explain, suggest
 from robopolicy.registry import registry
@@ -34,6 +34,7 @@ class CheckpointPolicy:
         weights: ``ema`` or ``raw``.
         several: Whether it serves several robots, so that it has to be told which.
         like: Robot that lends its ranges to one that it was not trained for.
+        overrides: Parameters that are otherwise than they were trained, see :mod:`robopolicy.policies.changes`.
     """
 
     path: str
@@ -41,13 +42,21 @@ class CheckpointPolicy:
     weights: str = "ema"
     several: bool = False
     like: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, env: Env) -> Policy:
         """Load it; the environment's embodiment is compared by whoever runs the episode."""
         from robopolicy.policies.loading import load_policy
 
         card = env.embodiment if self.several else None
-        return load_policy(self.path, device=self.device, weights=self.weights, embodiment=card, like=self.like)
+        return load_policy(
+            self.path,
+            device=self.device,
+            weights=self.weights,
+            embodiment=card,
+            like=self.like,
+            overrides=self.overrides,
+        )
 
     def on_gpu(self) -> bool:
         """Whether it will run on a CUDA device, where one process that holds it serves many simulators."""
@@ -160,7 +169,12 @@ class Subject:
 
 
 def find_subject(
-    policy: str | Path | Policy | None, *, device: str = "auto", weights: str = "ema", which: str = "last"
+    policy: str | Path | Policy | None,
+    *,
+    device: str = "auto",
+    weights: str = "ema",
+    which: str = "last",
+    overrides: Mapping[str, Any] | None = None,
 ) -> Subject:
     """What a user named: a run or checkpoint folder, a baseline, or a policy object.
 
@@ -169,13 +183,21 @@ def find_subject(
         device: For a checkpoint.
         weights: For a checkpoint.
         which: ``last`` or ``best`` checkpoint of a run folder; ``runs/pick@best`` is another way to write it.
+        overrides: Parameters of a checkpoint that shall be otherwise than they were trained; they become part of the
+            subject's name, ``beso[guidance=1.5 sampler.kind=heun]``.
 
     Raises:
-        ConfigError: neither a folder nor a known name.
+        ConfigError: neither a folder nor a known name; overrides of what is no checkpoint, or that its weights depend
+            on.
         CheckpointError: a folder without a usable checkpoint.
     """
     if policy is None:
         policy = "null"
+    found = _find(policy, device, weights, which)
+    return _changed(found, overrides) if overrides else found
+
+
+def _find(policy: str | Path | Policy, device: str, weights: str, which: str) -> Subject:
     if not isinstance(policy, (str, Path)):
         return Subject(type(policy).__name__, PolicyObject(policy), embodiment=policy.spec.embodiment)
     folder, at, chosen = str(policy).rpartition("@")
@@ -188,6 +210,28 @@ def find_subject(
         mend = suggest(str(policy), known) or "check the path of the run"
         raise ConfigError(explain("no such run, and no baseline of that name", given=policy, allowed=known, mend=mend))
     return Subject(str(policy), BaselinePolicy(str(policy)))
+
+
+def _changed(subject: Subject, overrides: Mapping[str, Any]) -> Subject:
+    """With other parameters; refused here, before any worker is started, if the policy does not bear them."""
+    from robopolicy.policies.loading import check_overrides
+
+    factory = subject.factory
+    if not isinstance(factory, CheckpointPolicy):
+        what = f"'{subject.name}' has no parameters that could be changed"
+        raise ConfigError(explain(what, given=dict(overrides), allowed="a run or checkpoint folder"))
+    check_overrides(factory.path, overrides)
+    changed = " ".join(f"{name}={value}" for name, value in sorted(_leaves(overrides)))
+    return replace(subject, name=f"{subject.name}[{changed}]", factory=replace(factory, overrides=dict(overrides)))
+
+
+def _leaves(nested: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of everything in nested mappings."""
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{where}{name}.")
+        else:
+            yield f"{where}{name}", value
 
 
 def _checkpoint_subject(path: Path, device: str, weights: str, which: str) -> Subject:

@@ -6,8 +6,11 @@ success against inference latency on the same episodes, as a table and a plot; a
 With stop=sequential the run ends as soon as it is decided whether the policy is better or worse than another report
 (against=) or than a rate (target=); the test may be looked at after every episode.
 
+What no weight depends on may be changed after training: policy.sampler, policy.guidance, policy.action_horizon.
+
 Examples:
   robopolicy eval runs/pick episodes=100 out=runs/pick/eval
+  robopolicy eval runs/pick policy.sampler.kind=heun policy.sampler.steps=5 out=runs/pick/heun
   robopolicy eval runs/arms embodiment=panda out=runs/arms/eval_panda
   robopolicy eval runs/arms embodiment=xarm7 like=panda out=runs/arms/zero_shot    # with the ranges of panda
   robopolicy eval policy=null task=pick_place embodiment=panda out=runs/null
@@ -35,7 +38,7 @@ from robopolicy.errors import ConfigError, explain
 if TYPE_CHECKING:
     from robopolicy.evaluation.sequential import StopRule
 
-__all__ = ["CONFIG", "EvalConfig", "episode_indices", "run"]
+__all__ = ["CONFIG", "EvalConfig", "episode_indices", "run", "split_overrides"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,16 @@ CONFIG = EvalConfig
 
 def run(argv: Sequence[str]) -> int:
     """Roll out, write the report, print the result."""
-    config = parse(EvalConfig, "eval", argv, positional=("policy",))
+    own, overrides = split_overrides(argv)
+    config = parse(EvalConfig, "eval", own, positional=("policy",))
     indices = episode_indices(config.episodes)
     from robopolicy.assess import evaluate
     from robopolicy.cli.progress import Progress
     from robopolicy.subject import find_subject
 
-    subject = find_subject(config.policy, device=config.device, weights=config.weights, which=config.which)
+    subject = find_subject(
+        config.policy, device=config.device, weights=config.weights, which=config.which, overrides=overrides
+    )
     run_folder = Path((config.policy or "").partition("@")[0])
     home = run_folder / "eval" if subject.checkpoint else Path("runs") / subject.name
     out = Path(config.out) if config.out else home
@@ -116,6 +122,37 @@ def run(argv: Sequence[str]) -> int:
         )
     _show(report, out)
     return 0
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Words of the verb, and those of the form ``policy.sampler.steps=5`` as nested parameters of the policy.
+
+    Raises:
+        ConfigError: a word that gives no value, or the same parameter twice.
+    """
+    import yaml
+
+    own: list[str] = []
+    overrides: dict[str, Any] = {}
+    for word in argv:
+        key, equals, text = word.partition("=")
+        if not key.startswith("policy."):
+            own.append(word)
+            continue
+        *parents, name = key.split(".")[1:]
+        node: Any = overrides
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{key}: " + explain("value cannot be read", given=word, mend=f"{key}=VALUE")) from error
+        twice = not isinstance(node, dict) or name in node
+        if not equals or not text or not name or twice:
+            what = "given twice" if equals and text and twice else "needs a value"
+            raise ConfigError(f"{key}: " + explain(what, given=word, mend=f"write {key}=VALUE once"))
+        node[name] = value
+    return own, overrides
 
 
 def _stop_rule(config: EvalConfig) -> StopRule | None:

@@ -30,6 +30,7 @@ from robopolicy.errors import ConfigError, explain, suggest
 from robopolicy.models.denoiser import ChunkDenoiser
 from robopolicy.models.features import Features
 from robopolicy.normalize import Normalizer
+from robopolicy.policies.changes import changed_config
 from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, masked_mean
 from robopolicy.types import Batch, Losses
 

@@ -15,11 +15,20 @@ from robopolicy.embodiment import Embodiment
 from robopolicy.embodiment_view import find_view
 from robopolicy.errors import CheckpointError, ConfigError, EmbodimentMismatchError, explain
 from robopolicy.normalize import Normalizer
+from robopolicy.policies.changes import change_policy
 from robopolicy.policies.mixture import MixturePolicy
 from robopolicy.protocols import Policy
 from robopolicy.registry import load_target, registry
 
-__all__ = ["build_policy", "derived_ranges", "load_policy", "load_weights", "pick_device", "policy_parameters"]
+__all__ = [
+    "build_policy",
+    "check_overrides",
+    "derived_ranges",
+    "load_policy",
+    "load_weights",
+    "pick_device",
+    "policy_parameters",
+]
 
 
 def build_policy(
@@ -80,6 +89,7 @@ def load_policy(
     which: str = "last",
     embodiment: str | Embodiment | None = None,
     like: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Policy:
     """Rebuild a trained policy from a checkpoint; nothing else is read.
 
@@ -91,8 +101,12 @@ def load_policy(
         embodiment: Name, content hash or card. A policy of several robots has to be told which one it drives.
         like: Of a policy of several robots: the one that lends its ranges to a robot that it was not trained for; see
             :mod:`robopolicy.borrowed_view`.
+        overrides: Parameters that shall be otherwise than they were trained, nested as in the configuration:
+            ``{"sampler": {"kind": "heun", "steps": 5}}``. Only those that no weight depends on, see
+            :mod:`robopolicy.policies.changes`.
 
     Raises:
+        ConfigError: an override of anything else.
         EmbodimentMismatchError: it was not trained for that embodiment, or serves several and none is named.
         CheckpointError: absent, incomplete, cut, altered, of a newer format, or its weights do not fit the policy.
         DataError: its normaliser does not fit the embodiment.
@@ -101,15 +115,10 @@ def load_policy(
     if weights not in files:
         raise ConfigError(explain("unknown kind of weights", given=weights, allowed=tuple(files)))
     stored = checkpoint.load(checkpoint.find(Path(path), which))
-    description = stored.document("policy")
-    policy = load_target(description["target"])(
-        description["parameters"],
-        embodiment=Embodiment.from_dict(stored.document("embodiment")),
-        normalizer=Normalizer.from_dict(stored.document("normalizer")),
-        environment_state=int(description["environment_state"]),
-    )
+    policy = _rebuilt(stored)
     load_weights(policy, stored.tensors(files[weights]), stored.path / f"{files[weights]}.safetensors")
     policy = policy.to(pick_device(device)).eval().requires_grad_(False)
+    change_policy(policy, overrides or {}, path)
     if like is not None and (not isinstance(policy, MixturePolicy) or embodiment is None):
         what = "names no robot to lend to" if embodiment is None else "is one of a single robot, which lends nothing"
         raise EmbodimentMismatchError(
@@ -126,6 +135,30 @@ def load_policy(
         _require(policy.spec.embodiment, embodiment, path)
     loaded: Policy = policy
     return loaded
+
+
+def check_overrides(path: str | Path, overrides: Mapping[str, Any]) -> None:
+    """Refuse what :func:`load_policy` would refuse, without reading the weights.
+
+    Args:
+        path: A checkpoint directory.
+        overrides: As for :func:`load_policy`.
+
+    Raises:
+        ConfigError: every parameter that may not be changed or has a wrong value.
+    """
+    change_policy(_rebuilt(checkpoint.load(Path(path))), overrides, path)
+
+
+def _rebuilt(stored: checkpoint.Checkpoint) -> Any:
+    """The policy of a checkpoint, with fresh weights."""
+    description = stored.document("policy")
+    return load_target(description["target"])(
+        description["parameters"],
+        embodiment=Embodiment.from_dict(stored.document("embodiment")),
+        normalizer=Normalizer.from_dict(stored.document("normalizer")),
+        environment_state=int(description["environment_state"]),
+    )
 
 
 def _require(own: Embodiment, wanted: str | Embodiment, path: str | Path) -> None:

@@ -129,6 +129,14 @@ class MixturePolicy(nn.Module):
             "parameters": {**parameters, "views": [view.to_dict() for view in self.views]},
         }
 
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Let the inner family act otherwise from now on, see :mod:`robopolicy.policies.changes`.
+
+        Raises:
+            ConfigError: a parameter that weights depend on.
+        """
+        self.inner.change(changes)
+
     def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Losses:
         """Loss of the inner family over what each robot has; ``parts`` also holds ``denoising/<embodiment>``.
 

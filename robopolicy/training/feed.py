@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from robopolicy.data.files import lasting_path
 from robopolicy.data.frame_cache import default_cache_bytes
+from robopolicy.data.hindsight import goal_range, stream_columns
 from robopolicy.data.loader import Loader
 from robopolicy.data.mixture import Mixture
 from robopolicy.data.mixture_config import is_mixture, read_mixture
@@ -22,10 +24,12 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import WindowDataset, WindowSpec
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, DataError, explain
+from robopolicy.goals import GoalConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.loading import build_policy, derived_ranges, policy_parameters
 from robopolicy.policies.mixture import MASK_FEATURES, identity_normalizer
 from robopolicy.protocols import PolicySpec
+from robopolicy.schema import build as build_config
 from robopolicy.seeding import generator
 from robopolicy.slots import slot_card
 from robopolicy.training.order import BlockedOrder, Order
@@ -140,17 +144,19 @@ class StoreSource:
         """See :class:`Source`."""
         store: Any = self.store
         training, held_out = train_val_episodes(store.num_episodes, stage.validation.fraction, recipe.seed)
-        normalizer = _normalizer(store, stage, training)
+        wanted = policy_parameters(stage.policy, stage.parameters)
+        named, goal = tuple(wanted.get("environment_names") or ()), _goal(wanted)
+        normalizer = _normalizer(store, stage, training, named, goal)
         _seed_weights(recipe.seed, name)
         policy = build_policy(
             stage.policy,
             stage.parameters,
             embodiment=store.embodiment,
             normalizer=normalizer,
-            environment_state=len(store.environment_state_names),
+            environment_state=len(named) or len(store.environment_state_names),
         )
         _check_trainable(policy, stage, name)
-        spec = _window_spec(cast(PolicySpec, policy.spec), store)
+        spec = _window_spec(cast(PolicySpec, policy.spec), store, goal)
         share = len(training) / store.num_episodes
         windows = WindowDataset(store, spec, episodes=training, **_cache(recipe, share))
         validation, indices = _validation(store, spec, held_out, stage, recipe, 1 - share)
@@ -271,7 +277,13 @@ def _validation(
     return Loader(windows, size), np.sort(chosen).astype(np.int64)
 
 
-def _window_spec(spec: PolicySpec, store: Any) -> WindowSpec:
+def _goal(parameters: Mapping[str, Any]) -> int | GoalConfig:
+    """The policy's parameter ``goal``, see :mod:`robopolicy.goals`; 0 for families that have none."""
+    entry = parameters.get("goal") or 0
+    return build_config(GoalConfig, entry, where="policy.goal") if isinstance(entry, Mapping) else int(entry)
+
+
+def _window_spec(spec: PolicySpec, store: Any, goal: int | GoalConfig) -> WindowSpec:
     absent = [c for c in spec.cameras if c not in store.cameras]
     if absent:
         raise DataError(
@@ -287,10 +299,14 @@ def _window_spec(spec: PolicySpec, store: Any) -> WindowSpec:
         state=True,
         environment_state=bool(spec.environment_state),
         cameras=spec.cameras,
+        environment_names=spec.environment_names,
+        goal=goal,
     )
 
 
-def _normalizer(store: Any, stage: Stage, episodes: Any) -> Normalizer:
+def _normalizer(
+    store: Any, stage: Stage, episodes: Any, environment_names: tuple[str, ...], goal: int | GoalConfig
+) -> Normalizer:
     """Ranges from the store's statistics, and those that the policy asks for from the training windows."""
 
     def windows(observation_horizon: int, prediction_horizon: int) -> dict[str, Any]:
@@ -300,6 +316,11 @@ def _normalizer(store: Any, stage: Stage, episodes: Any) -> Normalizer:
         return dataset.gather(np.unique(np.linspace(0, len(dataset) - 1, MOST_RANGE_WINDOWS).astype(np.int64)))
 
     names = ["state", "action", *(["environment_state"] if len(store.environment_state_names) else [])]
-    statistics = {n: store.statistics(n) for n in names}
+    statistics: dict[str, Any] = {n: store.statistics(n) for n in names}
+    if environment_names:
+        columns, found = stream_columns(store, environment_names), statistics["environment_state"]
+        statistics["environment_state"] = {"min": found.min[columns], "max": found.max[columns]}
+    if goal:
+        statistics["goal"] = goal_range(store, goal)
     statistics |= derived_ranges(stage.policy, stage.parameters, store.embodiment, windows)
     return Normalizer.from_statistics(statistics, store.embodiment)
