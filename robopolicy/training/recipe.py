@@ -46,11 +46,14 @@ class Stage:
     """One training stage: a policy, a loss (its own), data and a budget."""
 
     policy: str = setting("registry name of the policy", registry="policy")
-    steps: int = setting("optimiser steps", ge=1)
+    steps: int = setting("optimiser steps; at most so many where max_minutes is given", ge=1)
     parameters: dict[str, Any] = field(default_factory=dict, metadata={"help": "laid over the policy's defaults"})
     batch_size: int = setting("samples per optimiser step, over all processes", default=256, ge=1)
     accumulate: int = setting("micro-batches per optimiser step", default=1, ge=1)
     checkpoint_every: int = setting("optimiser steps between checkpoints", default=1000, ge=1)
+    max_minutes: float | None = setting(
+        "time for the stage; a short measurement turns it into steps before training begins", default=None, gt=0
+    )
     initialize_from: str | None = setting("earlier stage whose averaged weights are the start", default=None)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)

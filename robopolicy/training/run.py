@@ -13,6 +13,7 @@ Several processes, also on a CPU (gloo)::
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from robopolicy.config import build, to_dict
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import CheckpointError, ConfigError, DataError, explain
 from robopolicy.policies.loading import load_weights
+from robopolicy.training.budget import settle_budgets
 from robopolicy.training.feed import Source, open_source
 from robopolicy.training.interrupt import Interruption
 from robopolicy.training.log import RunLog
@@ -79,9 +81,10 @@ def train(
             )
         )
     source = open_source(data)
+    built, measured = _settled(built, source, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _write_config(out, built, source)
+        _write_config(out, built, source, measured)
     accelerator.wait_for_everyone()
     return _run(built, source, out, accelerator, None, rollout, progress)
 
@@ -183,6 +186,8 @@ def _run(
         for index, (name, stage) in enumerate(recipe.stages.items()):
             if index < first:
                 continue
+            if stored is None and stage.max_minutes is not None:
+                log.say(f"stage '{name}': {stage.steps} steps in {stage.max_minutes:g} minutes")
             trainer = _trainer(job, index, name, stage, log, interruption)
             if index == first and stored is not None:
                 trainer.restore(stored)
@@ -235,9 +240,26 @@ def _initialize(policy: torch.nn.Module, job: _Job, stage: str) -> None:
     load_weights(policy, checkpoint.load(steps[-1]).tensors("ema"), steps[-1])
 
 
-def _write_config(out: Path, recipe: Recipe, source: Source) -> None:
+def _settled(recipe: Recipe, source: Source, accelerator: Accelerator) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with budgets in steps, see :mod:`robopolicy.training.budget`."""
+    if not source.num_episodes or not any(stage.max_minutes for stage in recipe.stages.values()):
+        return recipe, {}
+
+    def throwaway(index: int, name: str, stage: Stage, folder: Path) -> Trainer:
+        documents = {"recipe": to_dict(recipe), "data": source.describe()}
+        job = _Job(recipe, source, folder, accelerator, documents, None)
+        # its weights do not matter, and the stage that it would start from has not run yet
+        alone = dataclasses.replace(stage, initialize_from=None)
+        return _trainer(job, index, name, alone, RunLog(folder, active=False, progress=False), Interruption())
+
+    return settle_budgets(recipe, throwaway, accelerator)
+
+
+def _write_config(out: Path, recipe: Recipe, source: Source, measured: Mapping[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     content = {"recipe": to_dict(recipe), "data": source.describe()}
+    if measured:
+        content["budget"] = dict(measured)
     text = f"# robopolicy train --resume {out}\n" + yaml.safe_dump(content, sort_keys=False)
     checkpoint.write_text(out / CONFIG, text)
 

@@ -151,11 +151,10 @@ class Trainer:
         stage, name = self.stage, self.context.name
         self.log.begin(name, self.step, stage.steps)
         mark, clock, cpu = self.step, time.monotonic(), time.process_time()
-        batches = self._batches()
+        batches = self.batches()
         recent: list[Tensor] = []
         while self.step < stage.steps:
-            recent.append(self._step(batches))
-            self.step += 1
+            recent.append(self.advance(batches))
             self.log.advance(self.step)
             logged, due = self.step % self.recipe.log_every == 0 or self.step == stage.steps, self._due()
             if (logged or due) and not self.check_at_once:
@@ -175,6 +174,16 @@ class Trainer:
                 mark, clock, cpu = self.step, time.monotonic(), time.process_time()
                 self.seconds["events_s"] += clock - events
 
+    def advance(self, batches: Iterator[Batch]) -> Tensor:
+        """One optimiser step on the next of :meth:`batches`; returns f32 [2]: its loss and gradient norm.
+
+        Raises:
+            NonFiniteError: one of them is not finite; the weights are as before the step.
+        """
+        told = self._step(batches)
+        self.step += 1
+        return told
+
     def _due(self) -> bool:
         """Whether something besides training has to happen after this step."""
         validation = self.stage.validation
@@ -187,7 +196,7 @@ class Trainer:
         improved = False
         if not stop or end:
             if validation.every and (self.step % validation.every == 0 or end):
-                improved = self._validate()
+                improved = self.validate()
             if validation.rollout_every and self.step % validation.rollout_every == 0:
                 self._rollout()
         if stop or end or improved or self.step % self.stage.checkpoint_every == 0:
@@ -283,7 +292,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         raise not_finite_error(what, found, self.context.run_dir, self.stage.accumulate, main)
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step to the end."""
         at = self.step
         while at < self.stage.steps:
@@ -306,7 +315,7 @@ class Trainer:
         torch.manual_seed(seed)  # for whatever draws from the global generator, such as dropout
         return torch.Generator(self.accelerator.device).manual_seed(seed)
 
-    def _validate(self) -> bool:
+    def validate(self) -> bool:
         """Loss of the averaged weights on held-out windows with the same noise every time; True if it is the best."""
         source, indices = self.context.validation, self.context.validation_indices
         if source is None or not len(indices):

@@ -87,7 +87,7 @@ def test_the_comparison_can_fail(reach, recipe, tmp_path):
 def test_accumulation_is_the_same_batch(reach, recipe, tmp_path):
     """Loss of the first step: noise differs per micro-batch, the samples and the mean do not."""
     orders = []
-    original = Trainer._batches
+    original = Trainer.batches
 
     def spy(self):
         for batch in original(self):
@@ -95,7 +95,7 @@ def test_accumulation_is_the_same_batch(reach, recipe, tmp_path):
             yield batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_batches", spy)
+        patch.setattr(Trainer, "batches", spy)
         for accumulate in (1, 3):
             trained(reach, tmp_path / str(accumulate), recipe(accumulate=accumulate, steps=1))
     assert torch.equal(orders[0], torch.cat(orders[1:4]))
