@@ -44,7 +44,7 @@ class ChunkDenoiser(nn.Module, ABC):
 
     def conditions(self, times: Tensor, features: Features) -> Sequence[Any]:
         """:meth:`condition` for several times [n], the same for all rows; n entries. Batched where that is faster."""
-        return [self.condition(time.expand(len(features)), features) for time in times]
+        return [self.condition(time.expand(len(features), *time.shape), features) for time in times]
 
     def forward(self, x: Tensor, time: Tensor, features: Features) -> Tensor:
         """[B, Tp, A], [B] and features -> [B, Tp, A].

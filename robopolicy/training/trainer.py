@@ -107,6 +107,7 @@ class Trainer:
 
     Args:
         policy: A :class:`~robopolicy.protocols.TrainablePolicy` that is an ``nn.Module``, on the accelerator's device.
+            If it has a method ``after_step``, that is called after every optimiser step.
         stage: Budget, batch, optimiser.
         recipe: What all stages share.
         context: See :class:`StageContext`.
@@ -137,6 +138,7 @@ class Trainer:
         self.seconds = {"wall_s": 0.0, "cpu_s": 0.0, "events_s": 0.0}  # events: validation, checkpoints
         self.optimizer = make_optimizer(policy, stage.optimizer)
         self.ema = Ema(policy, stage.ema)
+        self.after_step = getattr(policy, "after_step", None)
         self.module, self.stepper = accelerator.prepare(_LossModule(policy), self.optimizer)
         self.micro = micro_batch(stage, accelerator.num_processes)
         self.check_at_once = accelerator.device.type == "cpu"
@@ -258,6 +260,8 @@ class Trainer:
         self.stepper.step()
         self.stepper.zero_grad()
         self.ema.step()
+        if self.after_step is not None:
+            self.after_step()
         return told
 
     def _require_finite(self, told: Tensor, first: int) -> None:
