@@ -7,6 +7,9 @@
     act()           c(o0)                      c(oTa)                  every Ta steps after the last request
     executor        |--latency--> c(o0) merged by absolute time; the old chunk goes on until the new one is here
 
+That is ``between=naive``; when else to ask, with what prefix, and what becomes of the answer says
+:class:`robopolicy.control.between.Between`.
+
 The executor ticks at ``setpoint_hz`` all the while. Nothing here depends on real time, except the measured
 ``inference_ms`` and ``cpu_s``.
 """
@@ -22,6 +25,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.between import Between, BetweenConfig
 from robopolicy.control.executor import Tick
 from robopolicy.control.latency import LatencyModel
 from robopolicy.errors import SimulationError
@@ -72,6 +76,7 @@ def run_episode(
     max_steps: int | None = None,
     perturb: Perturbation | None = None,
     continue_after_success_s: float = 0.0,
+    between: BetweenConfig | None = None,
 ) -> EpisodeResult:
     """Run episode ``index`` of ``split``; ends when the task is done (and held), at the horizon, or at a fault.
 
@@ -88,6 +93,7 @@ def run_episode(
         max_steps: Control steps at most; the task's horizon by default.
         perturb: Changes what is executed, for collection with noise.
         continue_after_success_s: How long the policy goes on after the first success, at most to the horizon.
+        between: How one chunk follows another; ``naive`` by default.
 
     Raises:
         EmbodimentMismatchError: the policy was made for another embodiment.
@@ -95,7 +101,7 @@ def run_episode(
     if policy.spec.embodiment.hash != env.embodiment.hash:
         policy.spec.embodiment.require_same(env.card, mine="the policy", theirs="the environment")
     cpu_0 = time.process_time()
-    run = _Run(env, policy, split, index, control_latency or LatencyModel.from_config(0), perturb)
+    run = _Run(env, policy, split, index, control_latency or LatencyModel.from_config(0), perturb, between)
     run.continue_ns = round(continue_after_success_s * 1e9)
     for step in range(env.task.horizon if max_steps is None else max_steps):
         run.step(step, record)
@@ -115,6 +121,7 @@ class _Run:
         index: int,
         latency: LatencyModel,
         perturb: Perturbation | None,
+        between: BetweenConfig | None,
     ):
         env.watch(policy.spec.sensors)
         env.reset(options={"split": split, "index": index})
@@ -122,8 +129,9 @@ class _Run:
         self.split, self.index = split, index
         self.wanted = Modalities.of(self.spec)
         self.frames: deque[Frame] = deque(maxlen=self.spec.observation_horizon)
-        self.pending: tuple[ActionChunk, int] | None = None
-        self.last_request = -self.spec.action_horizon
+        self.pending: list[tuple[ActionChunk, int, int]] = []
+        self.between = Between(between or BetweenConfig(), self.spec, latency.expected_ns)
+        self.last_request = -self.between.interval
         self.noise = generator("perturb", env.task.name, env.embodiment.name, split, index)
         self.termination: str | None = None
         self.continue_ns, self.solved_ns, self.instant = 0, -1, False
@@ -132,6 +140,7 @@ class _Run:
         self.inference_ms: list[float] = []
         self.latency_ms: list[float] = []
         self.seam = 0.0
+        self.jumps_m: list[float] = []
         self.commands = [env.robot_state().position] * 2
         joints = env.embodiment.joints
         self.velocity_step = joints.limit("max_acceleration") * env.embodiment.tick_s
@@ -142,16 +151,16 @@ class _Run:
         if record is not None:
             wanted |= Modalities(record.cameras(step))
         since = step - self.last_request
-        soon = since > self.spec.action_horizon - self.spec.observation_horizon
+        soon = since > self.between.earliest - self.spec.observation_horizon
         frame = self.env.frame(modalities=self.wanted | wanted if soon else wanted)
         self.frames.append(frame)
         chunk = None
-        if self.pending is None and since >= self.spec.action_horizon:
+        if self.between.due(since, bool(self.pending)):
             chunk = self._request()
             self.last_request = step
         if record is not None:
-            if chunk is not None and self.pending is not None and hasattr(record, "executed"):
-                record.executed(self.env.label(self.pending[0]))
+            if chunk is not None and self.pending and hasattr(record, "executed"):
+                record.executed(self.env.label(self.pending[-1][0]))
             record.step(frame, None if chunk is None else self.env.label(chunk), self.commands[-1])
         self.length = step + 1
         try:
@@ -180,12 +189,14 @@ class _Run:
         )
         call = len(self.inference_ms)
         begin = time.perf_counter()
-        chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
+        prefix = self.between.prefix(self.env.scheduled, self.env.now_ns)
+        rng = generator("rollout", self.split, self.index, call)
+        chunk = self.policy.act(observation, rng=rng, **({} if prefix is None else {"prefix": prefix}))
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
         delay_ns = self._delay_ns(call) + self.env.extra_latency_ns(call)
         self.latency_ms.append(delay_ns / 1e6)
         executed = chunk if self.perturb is None else self.perturb(chunk, self.noise)
-        self.pending = (executed, self.env.now_ns + delay_ns)
+        self.pending.append((executed, self.env.now_ns + delay_ns, delay_ns))
         return chunk
 
     def _delay_ns(self, call: int) -> int:
@@ -195,9 +206,8 @@ class _Run:
 
     def _tick(self) -> None:
         env, now_ns = self.env, self.env.now_ns
-        if self.pending is not None and now_ns >= self.pending[1]:
-            self.chunks += bool(env.submit(self.pending[0]).accepted)
-            self.pending = None
+        if self.pending:
+            self._arrivals(now_ns)
         dry = self.chunks > 0 and env.executor.remaining_s(now_ns) <= 0
         tick = env.tick()
         self.missing += dry
@@ -205,6 +215,21 @@ class _Run:
         env.servo(tick.setpoint.position)
         self.force.look(env.data)
         self.instant = self.instant or env.condition()
+
+    def _arrivals(self, now_ns: int) -> None:
+        """Schedule what has arrived by now, in the order of arrival."""
+        here = sorted((item for item in self.pending if now_ns >= item[1]), key=lambda item: item[1])
+        self.pending = [item for item in self.pending if now_ns < item[1]]
+        for answer, _, delay_ns in here:
+            self.between.measured(delay_ns)
+            standing = self.env.executor.standing(now_ns)
+            chunk = self.between.arrived(answer, now_ns, standing=standing)
+            if chunk is None:
+                continue
+            report = self.env.submit(chunk)
+            self.chunks += bool(report.accepted)
+            if report.accepted and not standing:
+                self.jumps_m.append(report.jump_m)
 
     def _measure(self, tick: Tick) -> None:
         self.ticks += 1
@@ -241,5 +266,13 @@ class _Run:
             cpu_s=cpu_s,
             success_instant=self.instant,
             peak_force_n=self.force.peak_n,
+            seam_jump_m=self._jump_m(np.mean),
+            max_seam_jump_m=self._jump_m(np.max),
             metrics=env.metrics(),
         )
+
+    def _jump_m(self, of: Callable[[list[float]], np.floating]) -> float | None:
+        """Of the seams; None where actions are joints, or there was none."""
+        if self.env.executor.embodiment.action_space != "ee_pose" or not self.jumps_m:
+            return None
+        return float(of(self.jumps_m))

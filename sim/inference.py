@@ -12,12 +12,14 @@ Arrays travel through anonymous shared memory, one slot per worker; over the pip
 sizes even for other rows of a batch. So every pass has the same size, missing rows being repetitions whose results are
 thrown away, and before the first pass the policy is tried: if a row's result depends on where in the batch it stands or
 on its neighbours, requests are answered one at a time. That choice depends on policy and machine only, so results are
-the same for any number of workers and any order of their requests.
+the same for any number of workers and any order of their requests. Requests with what is still scheduled (real-time
+chunking) go through other kernels, so they are tried and passed by themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import reduction
@@ -26,9 +28,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.between import Prefix
 from robopolicy.data.shared_block import SharedBlock
-from robopolicy.errors import ConfigError, RobopolicyError, SimulationError, explain
+from robopolicy.errors import ConfigError, SimulationError, explain
 from robopolicy.protocols import BatchPolicy, Policy, PolicySpec
+from robopolicy.sim.row_independence import row_independent
 from robopolicy.types import ActionChunk, Observation
 
 __all__ = ["SLOT_BYTES", "InferenceServer", "RemotePolicy", "Slot", "row_independent"]
@@ -63,6 +67,10 @@ class Slot:
         Raises:
             SimulationError: larger than the slot.
         """
+        return self.put_all([value])[0]
+
+    def put_all(self, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """:meth:`put` for several dataclasses, one behind the other."""
         end = 0
 
         def write(array: NDArray[Any]) -> Place:
@@ -81,16 +89,14 @@ class Slot:
             self._block.array(array.shape, array.dtype, start)[...] = array
             return array.dtype.str, array.shape, start
 
-        described: dict[str, Any] = {}
-        for item in dataclasses.fields(value):
-            held = getattr(value, item.name)
+        def describe(held: Any) -> Any:
             if isinstance(held, np.ndarray):
-                described[item.name] = _Arrays({None: write(held)})
-            elif isinstance(held, Mapping) and held and all(isinstance(v, np.ndarray) for v in held.values()):
-                described[item.name] = _Arrays({name: write(v) for name, v in held.items()})
-            else:
-                described[item.name] = held
-        return described
+                return _Arrays({None: write(held)})
+            if isinstance(held, Mapping) and held and all(isinstance(v, np.ndarray) for v in held.values()):
+                return _Arrays({name: write(v) for name, v in held.items()})
+            return held
+
+        return [{f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)} for value in values]
 
     def get(self, cls: type[T], described: Mapping[str, Any]) -> T:
         """The dataclass again, with arrays of its own."""
@@ -117,6 +123,7 @@ class _Request:
 
     observation: Mapping[str, Any]
     rng: int | Mapping[str, Any]
+    prefix: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +164,18 @@ class RemotePolicy:
         """What the real one answers.
 
         Raises:
-            SimulationError: it failed, or a prefix or goal is given, which do not travel.
+            SimulationError: it failed, or a goal is given beside the observation's, which does not travel.
         """
-        if prefix is not None or goal is not None:
-            raise SimulationError(explain("a shared policy takes no prefix and no goal", mend="use inference=worker"))
+        if goal is not None:
+            raise SimulationError(explain("a shared policy takes no goal", mend="use inference=worker"))
         state = rng.bit_generator.state if isinstance(rng, np.random.Generator) else rng
-        answer: _Answer = self._ask(_Request(self._slot.put(observation), state))
+        if prefix is None:
+            request = _Request(self._slot.put(observation), state)
+        else:
+            told = prefix if isinstance(prefix, Prefix) else Prefix(**vars(prefix))
+            seen, ahead = self._slot.put_all([observation, told])
+            request = _Request(seen, state, ahead)
+        answer: _Answer = self._ask(request)
         if answer.chunk is None:
             raise SimulationError(f"the policy failed: {answer.problem}")
         self._cpu_s += answer.cpu_s
@@ -182,7 +195,8 @@ class InferenceServer:
         batch: Rows of every pass; 1 for one by one.
 
     Attributes:
-        rows: Rows of a pass after the trial: ``batch``, or 1 where batches would not be trustworthy.
+        rows: Rows of a pass without a prefix after the trial: ``batch``, or 1 where batches would not be trustworthy.
+        told_rows: The same of a pass with prefixes.
         passes, requests: How often the policy was run, and for how many requests.
     """
 
@@ -191,13 +205,16 @@ class InferenceServer:
             raise ConfigError(explain("inference_batch must be at least 1", given=batch))
         self.policy = policy
         self._wanted = batch if isinstance(policy, BatchPolicy) else 1
-        self.rows: int | None = 1 if self._wanted == 1 else None
+        one_by_one = self._wanted == 1
+        self.rows: int | None = 1 if one_by_one else None
+        self.told_rows: int | None = 1 if one_by_one or not _takes_prefixes(policy) else None
         self.passes = self.requests = 0
 
     def describe(self) -> str:
         """In words how the requests were answered, for the report."""
         if self.rows is None or self.rows > 1:
-            return f"shared, passes of {self._wanted}"
+            alone = self.told_rows == 1 and isinstance(self.policy, BatchPolicy) and _takes_prefixes(self.policy)
+            return f"shared, passes of {self._wanted}" + ("; with a prefix one at a time" if alone else "")
         if not isinstance(self.policy, BatchPolicy) or self._wanted == 1:
             return "shared, one at a time"
         return f"shared, one at a time: in passes of {self._wanted} a row would depend on the others or on its place"
@@ -208,86 +225,74 @@ class InferenceServer:
         Args:
             waiting: Slot and request of each worker that asked; at least one.
         """
-        observations = [slot.get(Observation, request.observation) for slot, request in waiting]
-        rngs = [_generator(request.rng) for _, request in waiting]
-        if self.rows is None:
-            independent = row_independent(self.policy, observations[0], self._wanted)
-            self.rows = self._wanted if independent else 1
-        answers: list[Any] = []
-        for first in range(0, len(waiting), self.rows):
-            part = slice(first, first + self.rows)
-            answers += self._pass(waiting[part], observations[part], rngs[part])
-        return answers
+        asked = [_Asked.of(slot, request) for slot, request in waiting]
+        answers: dict[int, _Answer] = {}
+        for told in (False, True):
+            chosen = [i for i, one in enumerate(asked) if (one.prefix is not None) == told]
+            if not chosen:
+                continue
+            rows = self._rows(asked[chosen[0]])
+            for first in range(0, len(chosen), rows):
+                part = chosen[first : first + rows]
+                answers |= zip(part, self._pass([asked[i] for i in part], rows), strict=True)
+        return [answers[i] for i in range(len(waiting))]
 
-    def _pass(
-        self, waiting: Sequence[tuple[Slot, Any]], observations: list[Observation], rngs: list[np.random.Generator]
-    ) -> list[_Answer]:
+    def _rows(self, like: _Asked) -> int:
+        """Rows of a pass for requests of this kind; tried before the first."""
+        if like.prefix is None:
+            if self.rows is None:
+                self.rows = self._wanted if row_independent(self.policy, like.observation, self._wanted) else 1
+            return self.rows
+        if self.told_rows is None:
+            strongest = like.prefix.strongest
+            sound = row_independent(self.policy, like.observation, self._wanted, strongest=strongest)
+            self.told_rows = self._wanted if sound else 1
+        return self.told_rows
+
+    def _pass(self, asked: Sequence[_Asked], rows: int) -> list[_Answer]:
         begin = time.process_time()
         try:
-            if self.rows == 1 or not isinstance(self.policy, BatchPolicy):
-                chunks = [self.policy.act(o, rng=r) for o, r in zip(observations, rngs, strict=True)]
+            if rows == 1 or not isinstance(self.policy, BatchPolicy):
+                chunks = [_act(self.policy, one) for one in asked]
             else:
-                chunks = _padded(self.policy, observations, rngs, self.rows or 1)
+                chunks = _padded(self.policy, asked, rows)
         except Exception as error:
-            return [_Answer(None, problem=f"{type(error).__name__}: {error}") for _ in waiting]
+            return [_Answer(None, problem=f"{type(error).__name__}: {error}") for _ in asked]
         self.passes += 1
-        self.requests += len(waiting)
-        share_s = (time.process_time() - begin) / len(waiting)
-        return [_Answer(slot.put(chunk), share_s) for (slot, _), chunk in zip(waiting, chunks, strict=True)]
+        self.requests += len(asked)
+        share_s = (time.process_time() - begin) / len(asked)
+        return [_Answer(one.slot.put(chunk), share_s) for one, chunk in zip(asked, chunks, strict=True)]
 
 
-def row_independent(policy: Policy, like: Observation, rows: int, seed: int = 0) -> bool:
-    """Whether a row of a batch comes out the same, bit for bit, at every place and beside any neighbour.
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A request with arrays of its own."""
 
-    Tried with made-up observations, so that it does not depend on which request happens to be the first.
+    slot: Slot
+    observation: Observation
+    rng: np.random.Generator
+    prefix: Prefix | None
 
-    Args:
-        policy: A :class:`~robopolicy.protocols.BatchPolicy`.
-        like: Shapes of an observation.
-        rows: Size of the batch.
-        seed: Of the made-up observations.
-    """
-    assert isinstance(policy, BatchPolicy)
-    draw = np.random.default_rng(seed)
-    made = [_made_up(like, draw) for _ in range(3)]
-    reference: NDArray[Any] | None = None
-    try:
-        for place in range(rows):
-            chosen = [1 + int(draw.integers(2)) for _ in range(rows)]
-            chosen[place] = 0
-            values = np.asarray(policy.act_batch([made[i] for i in chosen], list(chosen))[place].values)
-            if reference is None:
-                reference = values
-            elif not np.array_equal(values, reference):
-                return False
-    except RobopolicyError:  # it refuses what was made up, so nothing is known: one by one is always right
-        return False
-    return True
+    @classmethod
+    def of(cls, slot: Slot, request: _Request) -> _Asked:
+        prefix = None if request.prefix is None else slot.get(Prefix, request.prefix)
+        return cls(slot, slot.get(Observation, request.observation), _generator(request.rng), prefix)
 
 
-def _made_up(like: Observation, draw: np.random.Generator) -> Observation:
-    """An observation of the same shapes; times and words stay."""
-
-    def other(name: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: other(name, item) for key, item in value.items()}
-        if not isinstance(value, np.ndarray) or name == "time_ns":
-            return value
-        if np.issubdtype(value.dtype, np.floating):
-            return np.asarray(draw.uniform(0, 1, value.shape), value.dtype)
-        if value.dtype == bool:
-            return draw.integers(0, 2, value.shape).astype(bool)
-        return draw.integers(0, 256, value.shape).astype(value.dtype)
-
-    return Observation(**{f.name: other(f.name, getattr(like, f.name)) for f in dataclasses.fields(like)})
+def _act(policy: Policy, one: _Asked) -> ActionChunk:
+    told = {} if one.prefix is None else {"prefix": one.prefix}
+    return policy.act(one.observation, rng=one.rng, **told)
 
 
-def _padded(
-    policy: BatchPolicy, observations: list[Observation], rngs: list[np.random.Generator], rows: int
-) -> list[ActionChunk]:
-    empty = rows - len(observations)
-    chunks = policy.act_batch([*observations, *[observations[0]] * empty], [*rngs, *[0] * empty])
-    return list(chunks[: len(observations)])
+def _takes_prefixes(policy: Policy) -> bool:
+    return isinstance(policy, BatchPolicy) and "prefixes" in inspect.signature(policy.act_batch).parameters
+
+
+def _padded(policy: BatchPolicy, asked: Sequence[_Asked], rows: int) -> list[ActionChunk]:
+    filled = [*asked, *[asked[0]] * (rows - len(asked))]
+    rngs = [*[one.rng for one in asked], *[0] * (rows - len(asked))]
+    told = ([one.prefix for one in filled],) if asked[0].prefix is not None else ()
+    return list(policy.act_batch([one.observation for one in filled], rngs, *told)[: len(asked)])
 
 
 def _generator(state: int | Mapping[str, Any]) -> np.random.Generator:

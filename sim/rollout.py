@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robopolicy.control.between import BetweenConfig
 from robopolicy.control.executor import ControlConfig
 from robopolicy.control.latency import LatencyModel
 from robopolicy.embodiment import Embodiment
@@ -55,6 +56,7 @@ def rollout(
     render_profile: str | None = None,
     max_steps: int | None = None,
     continue_after_success_s: float = 0.0,
+    between: BetweenConfig | None = None,
     video_dir: Path | str | None = None,
     videos: Collection[int] = (),
     video_camera: str | None = None,
@@ -79,6 +81,7 @@ def rollout(
         render_profile: ``fast`` or ``stock``, for the policy's cameras; None: fast, a benchmark's own for a benchmark.
         max_steps: Control steps at most; the task's horizon by default.
         continue_after_success_s: How long an episode goes on after its first success.
+        between: How one chunk follows another, see :mod:`robopolicy.control.between`; ``naive`` by default.
         video_dir: Folder for ``<index>.webp``; no videos without it.
         videos: Indices to film.
         video_camera: Camera to film with; the card's first by default.
@@ -108,6 +111,7 @@ def rollout(
         render_profile=render_profile,
         max_steps=max_steps,
         continue_after_success_s=continue_after_success_s,
+        between=between,
         video_dir=None if video_dir is None else Path(video_dir),
         videos=frozenset(videos),
         video_camera=video_camera,
@@ -190,6 +194,7 @@ class _Job:
     render_profile: str | None
     max_steps: int | None
     continue_after_success_s: float
+    between: BetweenConfig | None
     video_dir: Path | None
     videos: frozenset[int]
     video_camera: str | None
@@ -236,6 +241,7 @@ class _Job:
                 record=recorder,
                 max_steps=self.max_steps,
                 continue_after_success_s=self.continue_after_success_s,
+                between=self.between,
             )
             if isinstance(policy, RemotePolicy):
                 result = dataclasses.replace(result, cpu_s=result.cpu_s + policy.take_cpu_s())

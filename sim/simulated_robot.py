@@ -229,6 +229,16 @@ class SimulatedRobot:
             return self.executor.submit(chunk, self.now_ns)
         return self._steering.submit(chunk, self.now_ns)
 
+    def scheduled(self, t0_ns: int, delay_ns: int = 0) -> ActionChunk | None:
+        """What is going to be executed after an observation, as actions of :attr:`card`.
+
+        See :meth:`robopolicy.control.executor.Executor.scheduled`. Of a derived card it is translated back from what
+        the executor is driven with; a stiffness is then the controller's default.
+        """
+        if self._steering is None:
+            return self.executor.scheduled(t0_ns, delay_ns)
+        return self._steering.scheduled(t0_ns, delay_ns)
+
     def label(self, chunk: ActionChunk) -> ActionChunk:
         """A chunk as actions of :attr:`card`; to be called before it is submitted."""
         return chunk if self._steering is None else self._steering.label(chunk)

@@ -16,9 +16,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from robopolicy.control.ensemble import Ensemble
@@ -173,6 +172,6 @@ class Between:
             self._ensemble.begin()
 
 
-def delay_steps(delay_ns: Any, dt_s: float) -> int:
+def delay_steps(delay_ns: float, dt_s: float) -> int:
     """Control steps that pass until a delay is over: its share of a step counts as a whole one."""
-    return int(math.ceil(np.round(float(delay_ns) * 1e-9 / dt_s, 6)))
+    return math.ceil(round(float(delay_ns) * 1e-9 / dt_s, 6))

@@ -46,6 +46,11 @@ class LatencyModel:
         if not (np.isfinite(numbers).all() and min(numbers) >= 0):
             raise ConfigError(explain("latencies must be finite and not negative", given=numbers, allowed=">= 0 ms"))
 
+    @property
+    def expected_ns(self) -> int:
+        """What to expect before one has been measured: the mean and two deviations, or the longest sample."""
+        return round(1e6 * max(self.mean_ms + 2 * self.std_ms * (self.kind == "normal"), *self.samples_ms, 0.0))
+
     def sample_ns(self, rng: np.random.Generator) -> int:
         """One delay in nanoseconds; ``constant`` draws nothing from ``rng``."""
         if self.kind == "constant":

@@ -69,6 +69,8 @@ class EpisodeResult:
         peak_force_n: Largest normal force (N) between the robot and anything else at a tick, summed over the contact
             points of one pair of bodies; None where it was not measured.
         metrics: Figures of the task itself, by name with unit.
+        seam_jump_m, max_seam_jump_m: Mean and largest distance (m) of the TCP between what was scheduled and the first
+            value of a chunk that took over in motion; None where it was not measured.
         lost_attempts: How often its simulation crashed or hung, so that it was run again from the start.
 
     Raises:
@@ -99,6 +101,8 @@ class EpisodeResult:
     peak_force_n: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     lost_attempts: int = 0
+    seam_jump_m: float | None = None
+    max_seam_jump_m: float | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -243,5 +247,7 @@ _CHECKS = {
     "video": _maybe(_text),
     "success_instant": _maybe(_flag),
     "peak_force_n": _maybe(_real),
+    "seam_jump_m": _maybe(_real),
+    "max_seam_jump_m": _maybe(_real),
     "metrics": _figures,
 }

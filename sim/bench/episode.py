@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from robopolicy.control.between import Between, BetweenConfig
 from robopolicy.control.latency import LatencyModel
 from robopolicy.errors import SimulationError, explain
 from robopolicy.evaluation.result import EpisodeResult
@@ -62,6 +63,7 @@ def run_bench_episode(
     max_steps: int | None = None,
     perturb: Perturbation | None = None,
     continue_after_success_s: float = 0.0,
+    between: BetweenConfig | None = None,
 ) -> EpisodeResult:
     """Run episode ``index`` of ``split``; ends at the benchmark's first success, at its end, or at the horizon.
 
@@ -75,6 +77,7 @@ def run_bench_episode(
         max_steps: Control steps at most; the task's horizon by default.
         perturb: Changes what is executed, for collection with noise.
         continue_after_success_s: How long the policy goes on after the first success, at most to the horizon.
+        between: How one chunk follows another; ``naive`` by default.
 
     Returns:
         The record. Of an episode that was lost twice, ``termination`` is ``environment_crashed`` or
@@ -89,7 +92,7 @@ def run_bench_episode(
     steps = env.task.horizon if max_steps is None else min(max_steps, env.task.horizon)
     lost = 0
     for attempt in range(ATTEMPTS):
-        run = _Run(env, policy, split, index, latency, perturb)
+        run = _Run(env, policy, split, index, latency, perturb, between)
         run.continue_ns = round(continue_after_success_s * 1e9)
         try:
             run.carry_out(steps, record)
@@ -125,12 +128,14 @@ class _Run:
         index: int,
         latency: LatencyModel,
         perturb: Perturbation | None,
+        between: BetweenConfig | None,
     ):
         self.env, self.policy, self.spec, self.latency, self.perturb = env, policy, policy.spec, latency, perturb
         self.split, self.index = split, index
         self.frames: deque[BenchFrame] = deque(maxlen=self.spec.observation_horizon)
-        self.pending: tuple[ActionChunk, int] | None = None
-        self.last_request = -self.spec.action_horizon
+        self.pending: list[tuple[ActionChunk, int, int]] = []
+        self.between = Between(between or BetweenConfig(), self.spec, latency.expected_ns)
+        self.last_request = -self.between.interval
         self.noise = generator("perturb", env.task.name, env.embodiment.name, split, index)
         self.termination: str | None = None
         self.reason = ""
@@ -156,11 +161,11 @@ class _Run:
     def _step(self, step: int, record: BenchRecorder | None) -> None:
         extra = record.cameras(step) if record is not None else ()
         since = step - self.last_request
-        soon = since > self.spec.action_horizon - self.spec.observation_horizon
+        soon = since > self.between.earliest - self.spec.observation_horizon
         frame = self.env.frame(tuple(dict.fromkeys((*(self.spec.cameras if soon else ()), *extra))))
         self.frames.append(frame)
         chunk = None
-        if self.pending is None and since >= self.spec.action_horizon:
+        if self.between.due(since, bool(self.pending)):
             chunk = self._request()
             self.last_request = step
         if record is not None:
@@ -169,9 +174,12 @@ class _Run:
 
     def _execute(self) -> None:
         now_ns = self.env.now_ns
-        if self.pending is not None and now_ns >= self.pending[1]:
-            self.chunks += self.player.submit(self.pending[0], now_ns)
-            self.pending = None
+        here = sorted((item for item in self.pending if now_ns >= item[1]), key=lambda item: item[1])
+        self.pending = [item for item in self.pending if now_ns < item[1]]
+        for answer, _, delay_ns in here:
+            self.between.measured(delay_ns)
+            chunk = self.between.arrived(answer, now_ns, standing=self.player.standing(now_ns))
+            self.chunks += chunk is not None and self.player.submit(chunk, now_ns)
         action, played = self.player.action(now_ns)
         self.tracking += played
         self.missing += self.chunks > 0 and not played
@@ -201,12 +209,14 @@ class _Run:
         observation = self.env.observe(frames, self.spec.cameras)
         call = len(self.inference_ms)
         begin = time.perf_counter()
-        chunk = self.policy.act(observation, rng=generator("rollout", self.split, self.index, call))
+        prefix = self.between.prefix(self.player.scheduled, self.env.now_ns)
+        rng = generator("rollout", self.split, self.index, call)
+        chunk = self.policy.act(observation, rng=rng, **({} if prefix is None else {"prefix": prefix}))
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
         delay_ns = self.latency.sample_ns(generator("latency", self.split, self.index, call))
         self.latency_ms.append(delay_ns / 1e6)
         executed = chunk if self.perturb is None else self.perturb(chunk, self.noise)
-        self.pending = (executed, self.env.now_ns + delay_ns)
+        self.pending.append((executed, self.env.now_ns + delay_ns, delay_ns))
         return chunk
 
     def result(self, cpu_s: float, lost: int) -> EpisodeResult:

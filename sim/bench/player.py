@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.control.between import delay_steps
 from robopolicy.embodiment import Embodiment
 from robopolicy.types import ActionChunk
 
@@ -40,13 +41,29 @@ class ChunkPlayer:
         fits = chunk.embodiment == self._card.hash and values.shape[1] == len(self._rest)
         if not (fits and np.isfinite(values[np.asarray(chunk.valid)]).all()):
             return False
-        # at rest for a step at least; one that ends just now is still in motion
-        idle = self._chunk is None or self._row(now_ns) > len(self._chunk.values)
-        t0_ns = max(now_ns, chunk.t0_ns) if idle else chunk.t0_ns
+        t0_ns = max(now_ns, chunk.t0_ns) if self.standing(now_ns) else chunk.t0_ns
         if round((now_ns - t0_ns) / self._step_ns) >= len(values):
             return False
         self._chunk, self._t0_ns = chunk, t0_ns
         return True
+
+    def standing(self, now_ns: int) -> bool:
+        """Whether a chunk that comes now would be followed from its beginning: none has been played for a step."""
+        # one that ends just now is still in motion
+        return self._chunk is None or self._row(now_ns) > len(self._chunk.values)
+
+    def scheduled(self, t0_ns: int, delay_ns: int = 0) -> ActionChunk | None:
+        """The actions of the steps from ``t0_ns``, the beginning of a step, on; the first may still be played.
+
+        Returns:
+            What is left of the chunk; ``horizon`` = ceil(delay / dt) of it will have been carried out by the end of
+            the delay. None when it will have run out by then.
+        """
+        row, fixed = self._row(t0_ns), delay_steps(delay_ns, self._step_ns * 1e-9)
+        chunk = self._chunk
+        if chunk is None or row + max(fixed, 1) > len(chunk.values) or not np.asarray(chunk.valid)[row:].all():
+            return None
+        return ActionChunk(chunk.values[row:], t0_ns, self._card.control_dt_s, self._card.hash, horizon=fixed)
 
     def action(self, now_ns: int) -> tuple[NDArray[np.float64], bool]:
         """[A] action of the step that begins now, and whether a chunk gave it; ``clipped``: it was out of range."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.executor import Executor, MergeReport, Tick
-from robopolicy.sim.controllers.base import Controller, Reference
+from robopolicy.sim.controllers.base import Controller, Reference, load_controller
 from robopolicy.sim.controllers.cartesian import EeStiffness
 from robopolicy.sim.controllers.impedance import CartesianImpedance
 from robopolicy.sim.scene import Scene
@@ -35,6 +35,7 @@ class Steering:
     def __init__(self, controller: Controller, executor: Executor, impedance: CartesianImpedance | None = None):
         self.controller, self.executor, self.impedance = controller, executor, impedance
         self._references: OrderedDict[int, Reference] = OrderedDict()
+        self._translator: Controller | None = None
 
     def begin(self) -> None:
         """Forget the last episode."""
@@ -61,6 +62,21 @@ class Steering:
             return chunk
         values = self.controller.from_native(np.asarray(chunk.values, float), self.at(chunk.t0_ns))
         return dataclasses.replace(chunk, values=values, embodiment=self.controller.card.hash)
+
+    def scheduled(self, t0_ns: int, delay_ns: int = 0) -> ActionChunk | None:
+        """What is going to be executed after an observation, as actions of the controller's card.
+
+        The path in channels of the native card is translated as an expert's targets are: steps and rates are counted
+        from what was commanded at ``t0_ns``; a stiffness is the default.
+        """
+        ahead = self.executor.scheduled(t0_ns, delay_ns)
+        if ahead is None:
+            return None
+        if self._translator is None:
+            # the same controller for a robot whose own actions are the native ones: the path is of those
+            self._translator = load_controller(self.controller.card.name.partition("@")[2], self.controller.native)
+        values = self._translator.from_native(np.asarray(ahead.values, float), self.at(t0_ns))
+        return dataclasses.replace(ahead, values=values, embodiment=self.controller.card.hash)
 
     def submit(self, chunk: ActionChunk, now_ns: int) -> MergeReport:
         """Hand a chunk of the controller's or of the robot's own card to the executor.

@@ -76,10 +76,13 @@ def test_nothing_but_numbers_and_words_goes_over_the_pipe(env):
             return any(map(arrays, value.values()))
         return isinstance(value, np.ndarray)
 
+    policy.act(observation(env, 1), rng=0, prefix=chunk)
+    assert sent[1].prefix is not None
     assert not arrays(sent[0])
+    assert not arrays(sent[1])
     assert arrays({"control": np.zeros(1)})
     with pytest.raises(SimulationError, match="inference=worker"):
-        policy.act(observation(env, 1), rng=0, prefix=chunk)
+        policy.act(observation(env, 1), rng=0, goal=np.zeros(2))
 
 
 def test_a_row_of_a_padded_batch_depends_on_neither_neighbours_nor_place(env):
