@@ -3,6 +3,9 @@
 Two residual blocks per level, kernel 5, GroupNorm 8, Mish, stride-2 down and up between levels. The condition
 (step embedding beside observation features) modulates each residual block after its first convolution as
 ``scale * x + bias`` (Perez et al. 2018, FiLM).
+
+There are two ways through it, with the same parameters: the plain one, layer by layer, and that of
+:mod:`robopolicy.models.tap_convolution`, which takes its place on a CPU in single or double precision.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robopolicy.errors import ConfigError, explain
 from robopolicy.models.denoiser import ChunkDenoiser
 from robopolicy.models.features import Features, FeatureWidths
+from robopolicy.models.tap_convolution import arrange, convolve, downsample, norm_mish, upsample
 from robopolicy.schema import build as build_config
 
 __all__ = ["FilmResidualBlock", "FilmUNet1d", "StepEmbedding", "UNetConfig", "build"]
@@ -76,6 +81,13 @@ class FilmResidualBlock(nn.Module):
         scale, bias = film[:, :, None].chunk(2, dim=1)
         return self.second(scale * self.first(x) + bias) + self.residual(x)
 
+    def by_taps(self, x: Tensor, film: Tensor) -> Tensor:
+        """The same in time-first layout. [T, B, in] -> [T, B, out]."""
+        scale, shift = film.chunk(2, dim=1)
+        h = _by_taps(self.first, x, scale, shift)
+        residual = x if isinstance(self.residual, nn.Identity) else convolve(x, cast(nn.Conv1d, self.residual))
+        return _by_taps(self.second, h) + residual
+
 
 class FilmUNet1d(ChunkDenoiser):
     """Denoiser of an action chunk.
@@ -88,6 +100,9 @@ class FilmUNet1d(ChunkDenoiser):
         step_dim: Width of the step embedding.
         kernel: Odd kernel size.
         groups: Groups of each GroupNorm.
+
+    Attributes:
+        by_taps: Take the faster way where there is one; False is the plain one everywhere.
 
     Raises:
         ConfigError: naming the number that does not fit.
@@ -126,6 +141,8 @@ class FilmUNet1d(ChunkDenoiser):
             nn.Mish(),
             nn.Conv1d(down[0], channels, 1),
         )
+        self.by_taps = True
+        arrange(self)
 
     def condition(self, time: Tensor, features: Features) -> list[Tensor]:
         """See :class:`ChunkDenoiser`: the FiLM parameters."""
@@ -134,7 +151,7 @@ class FilmUNet1d(ChunkDenoiser):
     def conditions(self, times: Tensor, features: Features) -> list[list[Tensor]]:
         """See :class:`ChunkDenoiser`: all of them in one pass."""
         rows, vector = len(features), features.vector
-        films = self.films(times.repeat_interleave(rows), vector.repeat(len(times), 1))
+        films = self.films(times.repeat_interleave(rows, dim=0), vector.repeat(len(times), 1))
         return [[film[i * rows : (i + 1) * rows] for film in films] for i in range(len(times))]
 
     def films(self, step: Tensor, condition: Tensor) -> list[Tensor]:
@@ -147,11 +164,20 @@ class FilmUNet1d(ChunkDenoiser):
         Returns:
             One [B, 2 * out] per block, in the order of the forward pass.
         """
-        joint = torch.cat([self.step(step), condition], dim=-1)
-        return [b.film(joint) for b in self._blocks()]
+        # every block begins with the Mish of the same condition
+        joint = F.mish(torch.cat([self.step(step), condition], dim=-1))
+        return [cast(nn.Sequential, b.film)[1](joint) for b in self._blocks()]
 
     def denoise(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
         """[B, Tp, A] and the result of :meth:`films` -> [B, Tp, A]."""
+        wide = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
+        # what is traced (compiled, exported) is better told of convolutions
+        if self.by_taps and x.device.type == "cpu" and wide and not torch.compiler.is_compiling():
+            return self._denoise_by_taps(x, condition)
+        return self.denoise_plainly(x, condition)
+
+    def denoise_plainly(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
+        """:meth:`denoise` layer by layer, the network as it is published; what the faster way is held against."""
         film = iter(condition)
         h = x.transpose(1, 2)  # [B, A, Tp]
         skips: list[Tensor] = []
@@ -164,11 +190,39 @@ class FilmUNet1d(ChunkDenoiser):
                 h = self.downsample[level](h)
         for middle in self.middle:
             h = middle(h, next(film))
-        for blocks, upsample in zip(self.up_blocks, self.upsample, strict=True):
+        for blocks, up in zip(self.up_blocks, self.upsample, strict=True):
             first, second = cast(nn.ModuleList, blocks)
             h = torch.cat([h, skips.pop()], dim=1)
-            h = upsample(second(first(h, next(film)), next(film)))
+            h = up(second(first(h, next(film)), next(film)))
         return self.head(h).transpose(1, 2)
+
+    def _denoise_by_taps(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
+        films = iter(condition)
+
+        def both(blocks: nn.Module, h: Tensor) -> Tensor:
+            for block in cast(nn.ModuleList, blocks):
+                h = cast(FilmResidualBlock, block).by_taps(h, next(films))
+            return h
+
+        h = x.transpose(0, 1).contiguous()  # [Tp, B, A]
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.down_blocks):
+            h = both(blocks, h)
+            if level:
+                skips.append(h)
+            if level < len(self.downsample):
+                h = downsample(h, cast(nn.Conv1d, self.downsample[level]))
+        h = both(self.middle, h)
+        for blocks, up in zip(self.up_blocks, self.upsample, strict=True):
+            h = both(blocks, torch.cat([h, skips.pop()], dim=-1))
+            h = upsample(h, cast(nn.ConvTranspose1d, up))
+        h = convolve(_by_taps(self.head, h), cast(nn.Conv1d, self.head[3]))
+        return h.transpose(0, 1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FilmUNet1d:
+        moved = super()._apply(fn, recurse)
+        arrange(self)  # each kind of device has its own layout
+        return moved
 
     def _blocks(self) -> list[FilmResidualBlock]:
         blocks: list[FilmResidualBlock] = []
@@ -178,6 +232,12 @@ class FilmUNet1d(ChunkDenoiser):
         for pair in self.up_blocks:
             blocks.extend(pair)  # type: ignore[arg-type]
         return blocks
+
+
+def _by_taps(layers: nn.Module, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Convolution, group norm and Mish, the first three of ``layers``, then FiLM where there is one."""
+    conv, norm = cast(nn.Sequential, layers)[0], cast(nn.Sequential, layers)[1]
+    return norm_mish(convolve(x, cast(nn.Conv1d, conv)), cast(nn.GroupNorm, norm), scale, shift)
 
 
 def build(parameters: Mapping[str, Any], *, channels: int, widths: FeatureWidths, horizon: int) -> FilmUNet1d:

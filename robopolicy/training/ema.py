@@ -53,7 +53,8 @@ class Ema:
         missing = [n for n in self.names if n not in tensors]
         if missing:
             raise CheckpointError(explain("moving average lacks weights", given=missing[:3]))
-        shadow = [tensors[n].to(p.device) for n, p in self.module.named_parameters()]
+        # in the memory order of the parameters, as the fused operations want them
+        shadow = [torch.empty_like(p).copy_(tensors[n]).detach() for n, p in self.module.named_parameters()]
         self.model.load_state_dict({**state, "shadow_params": shadow})
 
     @contextmanager

@@ -63,5 +63,5 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
     for name, entries in state.items():
         owner = parameters[name]
         optimizer.state[owner] = {
-            k: v.clone() if k == "step" else v.to(owner.device, owner.dtype, copy=True) for k, v in entries.items()
+            k: v.clone() if k == "step" else torch.empty_like(owner).copy_(v) for k, v in entries.items()
         }
