@@ -7,7 +7,7 @@
 
 It is undone by adding up, so what leaves the policy is absolute in both. An error that is white from step to step is
 integrated instead of executed: at the same loss the path is several times smoother. Channels that
-are not measured under the same name, and the gripper, stay absolute.
+are not measured under the same name, and grippers, stay absolute.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ INCREMENT_STREAM = "action_increment"
 
 
 class _Layout:
-    """Which action channels are seen from which state channels; by name, the gripper left out."""
+    """Which action channels are seen from which state channels; by name, grippers left out."""
 
     def __init__(self, embodiment: Embodiment):
-        shared = [n for n in embodiment.action.names if n in embodiment.state.names and n != embodiment.gripper]
+        grippers = {arm.gripper for arm in embodiment.arms}
+        shared = [n for n in embodiment.action.names if n in embodiment.state.names and n not in grippers]
         if not shared:
             raise ConfigError(
                 explain(

@@ -97,3 +97,19 @@ def test_what_is_refused(card):
     )
     with pytest.raises(DataError, match="width"):
         ActionForm("increment", card, other, TO, TP - 4)
+
+
+def test_two_arms():
+    """Grippers of all arms stay absolute."""
+    aloha = load_embodiment("aloha")
+    low, high = aloha.action.lower, aloha.action.upper
+    box = {"min": np.tile(low, 4), "max": np.tile(high, 4)}
+    stats = {"action": {"min": low, "max": high}, INCREMENT_STREAM: box}
+    form = ActionForm("increment", aloha, Normalizer.from_statistics(stats, aloha), 1, 4)
+    action = torch.tensor(np.tile((low + high) / 2, (1, 4, 1)))
+    state = torch.tensor(np.asarray(aloha.state.lower))[None, None]
+    torch.testing.assert_close(form.decode(form.encode(action, state).double(), state), action, atol=1e-5, rtol=1e-5)
+    grippers = {arm.gripper for arm in aloha.arms}
+    kept = {aloha.action.names[i] for i in range(len(low))} - {aloha.action.names[i] for i in form.layout.action}
+    assert len(grippers) == 2
+    assert kept == grippers
