@@ -16,7 +16,18 @@ from torch import Tensor
 
 from robopolicy.diffusion.grid import Grid
 
-__all__ = ["SAMPLERS", "Predict", "Sampler", "StepNoise", "ddim", "ddpm", "dpmpp_2m", "euler_ancestral", "heun"]
+__all__ = [
+    "SAMPLERS",
+    "Predict",
+    "Sampler",
+    "StepNoise",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "euler_ancestral",
+    "heun",
+    "multistep_consistency",
+]
 
 LEAST_SIGNAL = 0.05
 """Below this share of data in a noisy chunk, dividing by it would blow up the network's error."""
@@ -154,6 +165,26 @@ def dpmpp_2m(predict: Predict, noise: Tensor, grid: Grid, *, clip: float | None 
     return x
 
 
+def multistep_consistency(
+    predict: Predict, noise: Tensor, grid: Grid, step_noise: StepNoise, *, clip: float | None = 1.0
+) -> Tensor:
+    """To a clean sample and back to the next level with fresh noise (Song et al. 2023, arXiv 2303.01469, algorithm 1).
+
+    Args:
+        predict, noise, grid, clip: As in :func:`ddim`; of a network that was trained to go the whole way at once.
+        step_noise: Not asked after the last step.
+
+    Returns:
+        [B, Tp, A] clean sample.
+    """
+    x = noise * grid.sigma[0]
+    for i in range(len(grid)):
+        x = _clipped(predict(x, i), clip)
+        if i < len(grid) - 1:
+            x = grid.alpha[i + 1] * x + grid.sigma[i + 1] * step_noise(i)
+    return x
+
+
 SAMPLERS: dict[str, tuple[Sampler, bool]] = {
     "ddim": (ddim, False),
     "euler": (ddim, False),
@@ -161,6 +192,7 @@ SAMPLERS: dict[str, tuple[Sampler, bool]] = {
     "euler_ancestral": (euler_ancestral, True),
     "heun": (heun, False),
     "dpmpp_2m": (dpmpp_2m, False),
+    "multistep_consistency": (multistep_consistency, True),
 }
 """Name -> sampler, and whether it draws noise between steps."""
 

@@ -237,12 +237,12 @@ def _initialize(policy: torch.nn.Module, job: _Job, stage: str) -> None:
     steps = sorted(p.parent for p in folder.glob("step_*/manifest.json"))
     if not steps:
         raise CheckpointError(explain(f"stage '{stage}' has no checkpoint to start from", mend="run it first"))
-    tensors = checkpoint.load(steps[-1]).tensors("ema")
+    stored = checkpoint.load(steps[-1])
     take_over = getattr(policy, "take_over", None)  # of a policy that is another than the one that was trained before
     if take_over is None:
-        load_weights(policy, tensors, steps[-1])
+        load_weights(policy, stored.tensors("ema"), steps[-1])
     else:
-        take_over(tensors, steps[-1])
+        take_over(stored)
 
 
 def _settled(recipe: Recipe, source: Source, accelerator: Accelerator) -> tuple[Recipe, dict[str, Any]]:
