@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robopolicy.control.between import BetweenConfig
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import EmbodimentError, explain
 from robopolicy.registry import registry
@@ -61,6 +62,7 @@ class DeployConfig:
     align_position_m: float = setting("first action farther than this is approached slowly, m", default=0.1, gt=0)
     align_rotation_rad: float = setting("as above, rad; in joint space the bound of each joint", default=0.5, gt=0)
     align_speed: float = setting("speed of that approach, m/s and rad/s", default=0.1, gt=0, le=1)
+    between: BetweenConfig = setting("how a chunk follows the last: naive, ensemble, rtc", default=BetweenConfig())
     state_capacity: int = setting("records of the state ring", default=4096, ge=64)
     record_setpoints: bool = setting("a simulated robot writes every setpoint to the run folder", default=True)
 

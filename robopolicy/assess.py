@@ -16,6 +16,7 @@ from robopolicy.registry import benchmark_task, registry
 from robopolicy.subject import EXPERT, CheckpointPolicy, PolicyObject, Subject, find_subject
 
 if TYPE_CHECKING:
+    from robopolicy.control.between import BetweenConfig
     from robopolicy.control.config import ControlConfig
     from robopolicy.embodiment import Embodiment
     from robopolicy.evaluation.result import EpisodeResult
@@ -42,6 +43,7 @@ def evaluate(
     latency_ms: Latency | Sequence[float] = 0.0,
     control: ControlConfig | None = None,
     continue_after_success_s: float = 0.0,
+    between: BetweenConfig | str | None = None,
     stop: StopRule | None = None,
     videos: int = 0,
     film: str = "first",
@@ -68,6 +70,8 @@ def evaluate(
         latency_ms: From observation to chunk; a list is a sweep over the same episodes.
         control: Settings of the executor.
         continue_after_success_s: How long an episode goes on after its first success.
+        between: How one chunk follows another: ``naive``, ``ensemble``, ``rtc``, or a
+            :class:`~robopolicy.control.between.BetweenConfig`.
         stop: Ends the evaluation once it decides; the report says after how many episodes.
         videos: How many episodes are filmed (needs ``out``).
         film: ``first``: the first episodes; ``failures``: the first that fail, which are run once more for it.
@@ -103,6 +107,7 @@ def evaluate(
         inference_batch=inference_batch,
         control=control,
         continue_after_success_s=continue_after_success_s,
+        between=_between(between),
         progress=progress,
     )
     header = _header(run, indices, points, variants, command)
@@ -199,6 +204,7 @@ class _Rollouts:
     control: ControlConfig | None
     continue_after_success_s: float
     progress: Callable[[EpisodeResult], None] | None
+    between: BetweenConfig | None = None
     told: list[str] = field(default_factory=list)
 
     def __call__(
@@ -225,6 +231,7 @@ class _Rollouts:
             latency=latency,
             control=self.control,
             continue_after_success_s=self.continue_after_success_s,
+            between=self.between,
             video_dir=films[0] if films else None,
             videos=films[1] if films else (),
             progress=self.progress,
@@ -314,6 +321,15 @@ def _card_of(subject: Subject, embodiment: str | Embodiment | None, task: str) -
     return card
 
 
+def _between(between: BetweenConfig | str | None) -> BetweenConfig:
+    from robopolicy.control.between import BetweenConfig
+    from robopolicy.schema import build
+
+    if isinstance(between, BetweenConfig):
+        return between
+    return build(BetweenConfig, {"kind": between or "naive"}, "between")
+
+
 def _latencies(latency_ms: Latency | Sequence[float]) -> list[Any]:
     points = sorted(latency_ms) if isinstance(latency_ms, (list, tuple)) else [latency_ms]
     if not points or len(set(map(str, points))) != len(points):
@@ -329,7 +345,7 @@ def _header(
     from robopolicy.schema import to_dict
 
     subject = run.subject
-    control = {**to_dict(run.control or ControlConfig()), "latency_ms": points[0]}
+    control = {**to_dict(run.control or ControlConfig()), "latency_ms": points[0], "between": to_dict(_between(run.between))}
     if run.continue_after_success_s:
         control["continue_after_success_s"] = run.continue_after_success_s
     return {

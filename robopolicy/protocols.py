@@ -86,13 +86,17 @@ class BatchPolicy(Policy, Protocol):
     """A policy that can answer several observations in one pass."""
 
     def act_batch(
-        self, observations: Sequence[Observation], rngs: Sequence[int | np.random.Generator]
+        self,
+        observations: Sequence[Observation],
+        rngs: Sequence[int | np.random.Generator],
+        prefixes: Sequence[ActionChunk | None] = (),
     ) -> list[ActionChunk]:
         """One chunk per observation, each from its own randomness; of a batch of one the same as :meth:`act`.
 
         Args:
             observations: B of them, each the last To control steps of some robot.
             rngs: B seeds or generators; row b draws from ``rngs[b]`` alone.
+            prefixes: B of them, or none at all; see :meth:`Policy.act`.
         """
         ...
 

@@ -15,6 +15,7 @@ Examples:
   robopolicy eval runs/arms embodiment=xarm7 like=panda out=runs/arms/zero_shot    # with the ranges of panda
   robopolicy eval policy=null task=pick_place embodiment=panda out=runs/null
   robopolicy eval runs/pick 'latency_ms=[0,50,100,200]' out=runs/pick/latency
+  robopolicy eval runs/pick between=rtc 'latency_ms=[0,50,100,200]' out=runs/pick/latency_rtc    # or ensemble, naive
   robopolicy eval runs/pick episodes=100:200 videos=4
   robopolicy eval runs/pick videos=3 film=failures
   robopolicy eval runs/pick 'variant=[nominal,shifted,heavy]' out=runs/pick/robustness
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from robopolicy.cli.arguments import parse
 from robopolicy.config import setting
+from robopolicy.control.between import BetweenConfig
 from robopolicy.control.config import ControlConfig
 from robopolicy.errors import ConfigError, explain
 
@@ -73,6 +75,7 @@ class EvalConfig:
     weights: Literal["ema", "raw"] = setting("averaged weights, or those of the last step")
     which: Literal["last", "best"] = setting("checkpoint of a run: the last, or the one chosen by validation loss")
     overwrite: bool = setting("replace a report of something else")
+    between: BetweenConfig = setting("naive, ensemble or rtc: how a chunk follows the last; between.strongest=5")
     control: ControlConfig = setting("settings of the executor, for example control.velocity_scale=0.5")
 
 
@@ -112,6 +115,7 @@ def run(argv: Sequence[str]) -> int:
             latency_ms=config.latency_ms,
             control=config.control,
             continue_after_success_s=config.continue_after_success_s,
+            between=config.between,
             stop=stop,
             videos=config.videos,
             film=config.film,

@@ -40,6 +40,9 @@ def report_sections(report: Mapping[str, Any], folder: str | os.PathLike[str]) -
         result.insert(0, lost_notice(report))
     if report.get("missing_episodes"):
         result.append(f"Episodes without a result: {', '.join(map(str, report['missing_episodes']))}.")
+    between = (report["header"].get("control") or {}).get("between")
+    if between:
+        result.append(_between(between))
     sections = [Section("Result", [*result, report_plots(report)])]
     if report.get("sweep"):
         sections.append(Section("Success against latency", sweep_blocks(report["sweep"])))
@@ -87,6 +90,7 @@ def headline_tiles(report: Mapping[str, Any]) -> Markup:
             ("inference", p50, note, ""),
             ("missing setpoints", str(missing), f"of {safety['ticks']} ticks", "bad" if missing else "good"),
             *_force_tile(safety.get("peak_force_n")),
+            *_jump_tile(safety),
             (
                 "largest seam step",
                 f"{seam:.2f} \u00d7",
@@ -106,6 +110,29 @@ def _force_tile(force: Mapping[str, Any] | None) -> list[tuple[str, str, str, st
     if not force or not force["n"]:
         return []
     return [("peak contact force", f"{force['max']:.3g} N", f"median over episodes {force['p50']:.3g} N", "")]
+
+
+def _jump_tile(safety: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    mean = _millimetres(safety.get("seam_jump_m"))
+    if mean is None:
+        return []
+    return [
+        ("seam jump", f"{mean:.3g} mm", f"mean over episodes, largest {safety['max_seam_jump_m'] * 1e3:.3g} mm", "")
+    ]
+
+
+def _millimetres(found: Mapping[str, Any] | None) -> float | None:
+    return None if not found or not found["n"] else found["mean"] * 1e3
+
+
+def _between(between: Mapping[str, Any]) -> str:
+    """Which way from chunk to chunk the episodes were run with."""
+    own = {
+        "ensemble": ("every", "decay", "oldest_first"),
+        "rtc": ("every", "strongest", "mask", "recent"),
+    }.get(between["kind"], ("every",))
+    told = ", ".join(f"{name} {between[name]}" for name in own if between[name] is not None)
+    return f"Between chunks: {between['kind']}" + (f" ({told})." if told else ".")
 
 
 def variant_blocks(variants: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
@@ -222,6 +249,7 @@ def sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
     """Curve and table of a latency sweep, see :func:`robopolicy.evaluation.sweep.latency_sweep`."""
     points = [{"x": point["latency_ms"], "y": point["rate"], "interval": point["wilson_95"]} for point in sweep]
     head = ("latency (ms)", "successes", "n", "rate", "Wilson 95 %", "missing setpoints", "largest seam step (\u00d7)")
+    head += ("mean seam jump (mm)",)
     rows = [
         (
             point["latency_ms"],
@@ -231,6 +259,7 @@ def sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
             _interval(point["wilson_95"]),
             point["missing_setpoints"],
             point["max_seam_velocity_step"],
+            _millimetres(point.get("seam_jump_m")),
         )
         for point in sweep
     ]

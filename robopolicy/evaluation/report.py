@@ -106,6 +106,10 @@ def build_report(
             "clipped_ticks": clipped,
             "clipped_fraction": clipped / ticks if ticks else None,
             "max_seam_velocity_step": max(episode.max_seam_velocity_step for episode in episodes),
+            "seam_jump_m": summary(e.seam_jump_m for e in episodes if e.seam_jump_m is not None),
+            "max_seam_jump_m": max(
+                (e.max_seam_jump_m for e in episodes if e.max_seam_jump_m is not None), default=None
+            ),
             "peak_force_n": summary(e.peak_force_n for e in episodes if e.peak_force_n is not None),
         },
         "metrics": {

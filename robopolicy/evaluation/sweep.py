@@ -23,7 +23,7 @@ def latency_sweep(points: Mapping[float, Sequence[EpisodeResult]]) -> list[dict[
 
     Returns:
         By rising latency: ``{latency_ms, successes, n, rate, wilson_95, clopper_pearson_95, applied_ms,
-        missing_setpoints, max_seam_velocity_step}``; success is ``success_at_end``.
+        missing_setpoints, max_seam_velocity_step, seam_jump_m}``; success is ``success_at_end``.
 
     Raises:
         DataError: an empty run, or runs over different episodes.
@@ -54,6 +54,7 @@ def latency_sweep(points: Mapping[float, Sequence[EpisodeResult]]) -> list[dict[
             "applied_ms": summary(result.latency_ms for result in results),
             "missing_setpoints": sum(result.missing_setpoints for result in results),
             "max_seam_velocity_step": max(result.max_seam_velocity_step for result in results),
+            "seam_jump_m": summary(r.seam_jump_m for r in results if r.seam_jump_m is not None),
         }
         for latency, results in runs.items()
     ]
