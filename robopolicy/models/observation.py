@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from robopolicy.models.affine import Affine
 from robopolicy.models.features import Features, FeatureWidths
+from robopolicy.models.language import SentenceLanguage, TableLanguage
 from robopolicy.models.vision import CameraEncoders, VisionConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.protocols import PolicySpec
@@ -35,7 +36,7 @@ class ObservationEncoder(nn.Module):
         vision: Encoders of the cameras.
         hidden: Width of a two-layer perceptron over all low-dimensional features whose output joins the features;
             0 for none. FiLM alone sees observations through one linear layer.
-        language: Module ``list of B instructions -> [B, L]`` with an attribute ``width``, or None.
+        language: Of the instruction, see :func:`robopolicy.models.language.build_language`.
 
     Attributes:
         widths: Of what it gives.
@@ -50,7 +51,7 @@ class ObservationEncoder(nn.Module):
         normalizer: Normalizer,
         vision: VisionConfig,
         hidden: int = 0,
-        language: nn.Module | None = None,
+        language: TableLanguage | SentenceLanguage | None = None,
     ):
         super().__init__()
         self.horizon = spec.observation_horizon
@@ -78,7 +79,7 @@ class ObservationEncoder(nn.Module):
             step=width,
             extra=hidden if self.hidden is not None else 0,
             goal=spec.goal + 1 if spec.goal else 0,
-            language=0 if language is None else int(language.width),
+            language=0 if language is None else language.width,
         )
 
     def forward(

@@ -22,6 +22,7 @@ from robopolicy.errors import explain
 from robopolicy.models.act import ActNetwork, ActNetworkConfig
 from robopolicy.models.features import Features
 from robopolicy.models.image_tokens import TokenEncoder, TokenFeatures
+from robopolicy.models.language import build_language
 from robopolicy.models.vision import VisionConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, increment_ranges, masked_mean
@@ -87,7 +88,9 @@ class ActPolicy(ChunkNetwork):
         super().__init__(config, embodiment, normalizer, environment_state)
 
     def _make_encoder(self) -> TokenEncoder:
-        return TokenEncoder(self._spec, self.normalizer, self.config.vision, self.config.observation_mlp)
+        config = self.config
+        words = build_language(config.language)
+        return TokenEncoder(self._spec, self.normalizer, config.vision, config.observation_mlp, words)
 
     def _make_network(self) -> ActNetwork:
         return ActNetwork(

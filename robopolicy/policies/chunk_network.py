@@ -30,6 +30,7 @@ from robopolicy.errors import ConfigError, NonFiniteError, explain
 from robopolicy.goals import GoalConfig, goal_names, goal_width
 from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
 from robopolicy.models.features import Features
+from robopolicy.models.language import LanguageConfig, build_language
 from robopolicy.models.networks import build_network
 from robopolicy.models.observation import ObservationEncoder
 from robopolicy.models.vision import VisionConfig
@@ -61,7 +62,8 @@ class ChunkConfig:
             them; 0 for none.
         network: One of :data:`robopolicy.models.networks.NETWORKS`.
         unet, dit, gpt: Sizes of the network of that name.
-        vision: Encoder of each camera.
+        vision: Encoders of the cameras.
+        language: What is made of the instruction, see :mod:`robopolicy.models.language`.
         CHANGEABLE: Parameters that may differ in execution from what was trained: no weight depends on them.
     """
 
@@ -82,6 +84,7 @@ class ChunkConfig:
     dit: dict[str, Any] = field(default_factory=dict)
     gpt: dict[str, Any] = field(default_factory=dict)
     vision: VisionConfig = field(default_factory=VisionConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
 
     def __post_init__(self) -> None:
         if problems := self._problems():
@@ -163,7 +166,9 @@ class ChunkNetwork(nn.Module, ABC):
 
     def _make_encoder(self) -> ObservationEncoder:
         """From observations to features; a family that wants other features makes its own."""
-        return ObservationEncoder(self._spec, self.normalizer, self.config.vision, self.config.observation_mlp)
+        config = self.config
+        words = build_language(config.language)
+        return ObservationEncoder(self._spec, self.normalizer, config.vision, config.observation_mlp, words)
 
     def _make_network(self) -> nn.Module:
         """The network between features and chunk; a family without a denoiser makes its own."""
@@ -183,7 +188,14 @@ class ChunkNetwork(nn.Module, ABC):
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint stores beside the weights: ``parameters``, ``environment_state``; a family adds more."""
-        return {"parameters": to_dict(self.config), "environment_state": self._spec.environment_state}
+        words = self.encoder.language
+        # as kept in a checkpoint: files that a fresh policy was filled from are not needed again
+        stored = {"vision": to_dict(self.config.vision.stored())}
+        stored["language"] = to_dict(self.config.language if words is None else words.stored())
+        return {
+            "parameters": {**to_dict(self.config), **stored},
+            "environment_state": self._spec.environment_state,
+        }
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Act otherwise from now on; nothing is trained again.

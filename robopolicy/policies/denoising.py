@@ -225,6 +225,7 @@ class DenoisingPolicy(ChunkNetwork):
         *,
         image_mask: Mapping[str, Tensor] | None = None,
         present: Tensor | None = None,
+        language: Sequence[str] | None = None,
     ) -> Tensor:
         """A normalised chunk f32 [1, Tp, A] for observations that are tensors already [1, To, ...].
 
@@ -233,8 +234,9 @@ class DenoisingPolicy(ChunkNetwork):
             generator: The only source of randomness.
             image_mask: Camera -> bool [1], False for a camera that is not there.
             present: [1, A], see :meth:`loss`; the chunk is 0 where it is.
+            language: One instruction.
         """
-        features = self.encoder(state, environment_state, images, image_mask=image_mask)
+        features = self.encoder(state, environment_state, images, image_mask=image_mask, language=language)
         return self._sample(features, [generator], present)
 
     def predictor(self, features: Features, present: Tensor | None = None) -> Predict:

@@ -200,6 +200,7 @@ class MixturePolicy(nn.Module):
         environment_state: np.ndarray,
         images: Mapping[str, np.ndarray],
         generator: np.random.Generator,
+        language: str = "",
     ) -> np.ndarray:
         """A chunk in slots for one robot, f64 [Tp, NUM_SLOTS], 0 where it has none.
 
@@ -209,6 +210,7 @@ class MixturePolicy(nn.Module):
             environment_state: [To, E of the mixture], normalised.
             images: Role -> uint8 [To, h, w, 3], for the roles that it has.
             generator: The only source of randomness.
+            language: Instruction.
         """
         device = self.state_mask.device
         view = self.views[index]
@@ -233,6 +235,7 @@ class MixturePolicy(nn.Module):
             generator,
             image_mask=ready.image_mask,
             present=present[:, self.action_at],
+            language=[language],
         )
         slots = np.zeros((chunk.shape[1], NUM_SLOTS))
         slots[:, self.action_at.cpu().numpy()] = chunk[0].double().cpu().numpy()

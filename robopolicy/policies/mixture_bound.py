@@ -88,7 +88,8 @@ class BoundPolicy:
         surroundings = view.forward_environment(environment, (len(state),))
         frames = {r: view.forward_images(images, r) for r in self.mixture.roles if r in view.cameras}
         with torch.inference_mode():
-            chunk = self.mixture.sample(self.index, slots, surroundings, frames, np.random.default_rng(rng))
+            rng = np.random.default_rng(rng)
+            chunk = self.mixture.sample(self.index, slots, surroundings, frames, rng, observation.language)
         values = view.backward_action(chunk, state[-1])
         values = self._at_robot_rate(values)
         if not np.isfinite(values).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from robopolicy.data.windows import WindowDataset, WindowSpec
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, DataError, explain
 from robopolicy.goals import GoalConfig
+from robopolicy.models.language import with_vocabulary
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.loading import build_policy, derived_ranges, policy_parameters
 from robopolicy.policies.mixture import MASK_FEATURES, identity_normalizer
@@ -144,13 +145,13 @@ class StoreSource:
         """See :class:`Source`."""
         store: Any = self.store
         training, held_out = train_val_episodes(store.num_episodes, stage.validation.fraction, recipe.seed)
-        wanted = policy_parameters(stage.policy, stage.parameters)
+        wanted = with_vocabulary(policy_parameters(stage.policy, stage.parameters), _instructions(store))
         named, goal = tuple(wanted.get("environment_names") or ()), _goal(wanted)
         normalizer = _normalizer(store, stage, training, named, goal)
         _seed_weights(recipe.seed, name)
         policy = build_policy(
             stage.policy,
-            stage.parameters,
+            wanted,
             embodiment=store.embodiment,
             normalizer=normalizer,
             environment_state=len(named) or len(store.environment_state_names),
@@ -193,6 +194,7 @@ class MixtureSource:
     def feed(self, stage: Stage, name: str, recipe: Recipe, micro: int) -> Feed:
         """See :class:`Source`."""
         mixture, wanted = self.mixture, policy_parameters(stage.policy, stage.parameters)
+        wanted = with_vocabulary(wanted, _instructions(*mixture.stores))
         roles = tuple(wanted.get("cameras") or ())
         seen, ahead = (int(wanted[k]) for k in ("observation_horizon", "prediction_horizon"))
         training, held_out = mixture.split(stage.validation.fraction, recipe.seed)
@@ -207,7 +209,7 @@ class MixtureSource:
         card = slot_card(mixture.rate_hz, roles, mixture.image_size(roles), MASK_FEATURES)
         normalizer = identity_normalizer(card, len(views[0].environment_union))
         _seed_weights(recipe.seed, name)
-        parameters = {"policy": stage.policy, "parameters": stage.parameters}
+        parameters = {"policy": stage.policy, "parameters": wanted}
         policy = build_policy(
             "mixture",
             {**parameters, "views": [view.to_dict() for view in views]},
@@ -239,6 +241,11 @@ class MixtureSource:
         packed = np.concatenate([[0], np.cumsum(sizes)])
         store = np.searchsorted(packed, drawn, side="right") - 1
         return Loader(windows, size), drawn - packed[store] + offsets[np.array(full)[store]]
+
+
+def _instructions(*stores: Any) -> Iterator[str]:
+    """Of all episodes, held out or not: a vocabulary has to know them all."""
+    return (str(store.info(i)["language"]) for store in stores for i in range(store.num_episodes))
 
 
 def _seed_weights(seed: int, stage: str) -> None:
