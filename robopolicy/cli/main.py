@@ -27,6 +27,7 @@ ORDER = (
     "eval",
     "compare",
     "suite",
+    "sweep",
     "deploy",
     "bench-env",
     "claims",
