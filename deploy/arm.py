@@ -17,6 +17,7 @@ from robopolicy.deploy import align
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DeployConfig
 from robopolicy.deploy.intake import ChunkIntake
+from robopolicy.deploy.outlook import publish_nothing, publish_outlook
 from robopolicy.deploy.records import FLAG_MOVING, FLAG_RUNNING
 from robopolicy.deploy.state_machine import EVENTS, INTERNAL_EVENTS, Outcome, State, next_state
 from robopolicy.deploy.tick_record import TickRecorder
@@ -67,6 +68,7 @@ class Arm:
         self._events = bus.ring("events")
         self._events_done = 0
         self._intake = ChunkIntake(bus.mailbox, card, config)
+        self._outlook, self._tells = bus.ring("schedule"), config.between.kind != "naive"
         self._recorder = TickRecorder(bus.ring("state"))
         self._overruns, self._late = 0, False
         self._measured: RobotState | None = None
@@ -153,6 +155,7 @@ class Arm:
         elif state in (State.STOPPING, State.PAUSED):
             self._rest_ticks = 0
             self._executor.request_stop()
+            publish_nothing(self._outlook, self.epoch)
         elif state in (State.FAULT, State.ESTOP):
             self.epoch += 1
             self._braking_fault = event == "executor_fault" and before.streaming
@@ -214,6 +217,10 @@ class Arm:
     def _submit(self, chunk: ActionChunk, lead_ns: int) -> str | None:
         report = self._executor.submit(chunk, lead_ns)
         if report.accepted:
+            if self._tells:
+                publish_outlook(
+                    self._outlook, self._executor, t_obs_ns=chunk.t0_ns, starts_ns=lead_ns, epoch=self.epoch
+                )
             return None
         self._message = f"chunk refused: {report.reason}"
         return "executor"

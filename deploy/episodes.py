@@ -240,6 +240,7 @@ def _block(
     return {
         "robot": config.robot.embodiment,
         "policy": config.policy,
+        "between": config.deploy.between.kind,
         "n": n,
         "successes": successes,
         "success_rate": successes / n if n else 0.0,

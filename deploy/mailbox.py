@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robopolicy.deploy.shm import RecordRing, Segment
 from robopolicy.errors import DeployError, explain
 from robopolicy.types import ActionChunk
 
-__all__ = ["ChunkMailbox", "ReceivedChunk", "chunk_dtype"]
+__all__ = ["ChunkMailbox", "ReceivedChunk", "chunk_dtype", "chunk_record"]
 
 SLOTS = 3
 HASH_BYTES = 32
@@ -39,6 +40,18 @@ def chunk_dtype(max_steps: int, action_width: int) -> np.dtype[Any]:
             ("values", "<f8", (max_steps, action_width)),
         ]
     )
+
+
+def chunk_record(dtype: np.dtype[Any], chunk: ActionChunk) -> NDArray[Any]:
+    """One message of a chunk that fits; epoch, numbers and the other times are the caller's."""
+    n, width = chunk.values.shape
+    record = np.zeros((), dtype)
+    record["t_obs_ns"], record["dt_ns"] = chunk.t0_ns, round(chunk.dt_s * 1e9)
+    record["n"], record["dof"], record["horizon"] = n, width, chunk.horizon or 0
+    record["embodiment"] = chunk.embodiment.encode("ascii", "replace")[:HASH_BYTES]
+    record["valid"][:n] = chunk.valid
+    record["values"][:n] = chunk.values
+    return record
 
 
 class ReceivedChunk:
@@ -128,14 +141,9 @@ class ChunkMailbox:
                     mend="raise max_chunk_steps in the deploy configuration, or use a policy of this embodiment",
                 )
             )
-        record = np.zeros((), self.ring.dtype)
+        record = chunk_record(self.ring.dtype, chunk)
         record["epoch"], record["obs_id"] = epoch, obs_id
-        record["t_obs_ns"], record["t_made_ns"] = chunk.t0_ns, t_made_ns
-        record["dt_ns"], record["inference_ns"] = round(chunk.dt_s * 1e9), inference_ns
-        record["n"], record["dof"], record["horizon"] = n, width, chunk.horizon or 0
-        record["embodiment"] = chunk.embodiment.encode("ascii", "replace")[:HASH_BYTES]
-        record["valid"][:n] = chunk.valid
-        record["values"][:n] = chunk.values
+        record["t_made_ns"], record["inference_ns"] = t_made_ns, inference_ns
         return self.ring.write(record)
 
     def take(self) -> ReceivedChunk | None:

@@ -3,12 +3,14 @@
 ``python -m robopolicy.deploy.policy_worker RUN_DIR PARENT_PID`` is started by the supervisor, and again after a crash.
 
 It asks for a new chunk every ``Ta`` control steps, counted from the observation used last, exactly as evaluation does;
-when inference takes longer, from the newest observation there is. Rows of an observation are sensor frames that are
-one control step apart, on the sensors' own time.
+when inference takes longer, from the newest observation there is. With ``deploy.between`` it hands the policy what is
+still scheduled (rtc), or averages its chunks before they are sent (ensemble, as often as the policy can answer). Rows of
+an observation are sensor frames that are one control step apart, on the sensors' own time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -17,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.control.between import Between, BetweenConfig
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import read_daemon
+from robopolicy.deploy.outlook import Outlook
 from robopolicy.deploy.policy_source import build_policy
 from robopolicy.deploy.process import ParentWatch, die_with_parent, ignore_terminal_signals
 from robopolicy.deploy.shm import monotonic_ns
@@ -38,10 +42,14 @@ class PolicyWorker:
     Args:
         policy: Who decides.
         bus: Shared memory.
+        between: How one chunk follows another.
+        lead_ns: How far the executor's clock is ahead: a chunk that arrives now is followed from then on.
     """
 
-    def __init__(self, policy: Policy, bus: Bus):
+    def __init__(self, policy: Policy, bus: Bus, between: BetweenConfig | None = None, lead_ns: int = 0):
         self._policy, self._bus = policy, bus
+        self._between, self._lead_ns = Between(between or BetweenConfig(), policy.spec), lead_ns
+        self._outlook = Outlook(bus.ring("schedule"), policy.spec.embodiment.hash)
         self._frames = bus.ring("frames")
         self._epoch = -1
         self._last_step = self._calls = 0
@@ -50,7 +58,15 @@ class PolicyWorker:
         """Call the policy on an invented observation, so that its first real call is not its slowest."""
         spec = self._policy.spec
         for call in range(calls):
-            self._policy.act(_invented(spec), rng=generator("warm-up", call))
+            seen, rng = _invented(spec), generator("warm-up", call)
+            begin_ns = monotonic_ns()
+            chunk = self._policy.act(seen, rng=rng)
+            ahead = dataclasses.replace(chunk, horizon=1)
+            if prefix := self._between.prefix(lambda *_, ahead=ahead: ahead, int(seen.time_ns[-1])):
+                begin_ns = monotonic_ns()
+                self._policy.act(seen, rng=rng, prefix=prefix)
+            # replaces that of the call before: the first one is slow, and would be expected for a long time
+            self._between.expect(monotonic_ns() - begin_ns + self._lead_ns)
 
     def poll(self) -> bool:
         """Make a chunk when one is due. -> whether it did."""
@@ -64,13 +80,21 @@ class PolicyWorker:
             return False
         number, frame = newest
         step = int(frame["step"])
+        for delay_ns in self._outlook.poll(epoch):
+            self._between.measured(delay_ns)
         if epoch != self._epoch:
             self._epoch, self._calls = epoch, 0
-        elif step < self._last_step + self._policy.spec.action_horizon:
+            self._between.begin()
+        elif not self._between.due(step - self._last_step, waiting=False):
             return False
         observation = self._observe(number, frame)
         chunk, inference_ns = self._decide(observation, frame)
         self._last_step, self._calls = step, self._calls + 1
+        starts_ns = monotonic_ns() + self._lead_ns
+        wanted = self._between.arrived(chunk, starts_ns, standing=self._outlook.standing(starts_ns))
+        if wanted is None:
+            return True
+        chunk = wanted
         self._bus.mailbox.put(chunk, epoch=epoch, obs_id=number, t_made_ns=monotonic_ns(), inference_ns=inference_ns)
         return True
 
@@ -79,7 +103,8 @@ class PolicyWorker:
         # The words that evaluation uses, so that both draw the same noise for the same call of the same episode.
         rng = generator("rollout", split, index, self._calls)
         begin_ns = monotonic_ns()
-        chunk = self._policy.act(observation, rng=rng)
+        prefix = self._between.prefix(self._outlook.scheduled, int(observation.time_ns[-1]))
+        chunk = self._policy.act(observation, rng=rng, **({} if prefix is None else {"prefix": prefix}))
         return chunk, monotonic_ns() - begin_ns
 
     def _observe(self, number: int, frame: np.void) -> Observation:
@@ -132,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     policy = build_policy(config, config.card)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(config.deploy.torch_threads)
-    worker = PolicyWorker(policy, Bus.attach({"mailbox"}))
+    lead_ns = round((config.deploy.lookahead_ticks - 1) * config.card.tick_s * 1e9)
+    worker = PolicyWorker(policy, Bus.attach({"mailbox"}), config.deploy.between, lead_ns)
     worker.warm_up(config.deploy.warm_up)
     while not parent.lost:
         if not worker.poll():

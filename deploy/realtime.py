@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     run_dir, parent = Path(arguments[0]), ParentWatch(int(arguments[1]))
     ignore_terminal_signals()
     config = read_daemon(run_dir)
-    bus = Bus.attach({"state", "setpoints"})
+    bus = Bus.attach({"state", "setpoints", "schedule"})
     arm = build_arm(config, bus)
     leave = LeaveCondition(bus, parent, config.deploy.supervisor_timeout_s)
     signal.signal(signal.SIGTERM, lambda *_: setattr(leave, "told", True))

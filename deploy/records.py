@@ -5,6 +5,7 @@ segment    writer -> reader            content
 =========  ==========================  ============================================================
 mailbox    policy worker -> realtime   chunks, see :mod:`robopolicy.deploy.mailbox`
 state      realtime -> all             one record per tick (``StateRing``)
+schedule   realtime -> policy worker   what is going to be executed, after every chunk that was accepted
 events     supervisor -> realtime      operator and internal events of the state machine
 setpoints  realtime -> robot           time-stamped setpoints (simulated robot only)
 robot      robot -> realtime           measured state and the controller's own time
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.deploy.mailbox import chunk_dtype
 from robopolicy.embodiment import Embodiment
 
 __all__ = [
@@ -109,6 +111,7 @@ class Layout:
         """Segment name -> (dtype, capacity) of every plain ring."""
         return {
             "state": (self.state_dtype, self.state_capacity),
+            "schedule": (chunk_dtype(self.chunk_steps, self.action), 4),
             "events": (EVENT, 64),
             "setpoints": (self.setpoint_dtype, 512),
             "robot": (self.robot_dtype, 64),

@@ -345,7 +345,8 @@ def _header(
     from robopolicy.schema import to_dict
 
     subject = run.subject
-    control = {**to_dict(run.control or ControlConfig()), "latency_ms": points[0], "between": to_dict(_between(run.between))}
+    control = {**to_dict(run.control or ControlConfig()), "latency_ms": points[0]}
+    control["between"] = to_dict(_between(run.between))
     if run.continue_after_success_s:
         control["continue_after_success_s"] = run.continue_after_success_s
     return {

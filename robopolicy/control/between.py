@@ -141,6 +141,11 @@ class Between:
         head = ahead.values[:count], ahead.t0_ns, ahead.dt_s, ahead.embodiment
         return Prefix(*head, horizon=fixed, strongest=self.config.strongest)
 
+    def expect(self, delay_ns: int) -> None:
+        """Expect this delay, until more have been measured."""
+        self._delays.clear()
+        self._delays.append(max(0, int(delay_ns)))
+
     def measured(self, delay_ns: int) -> None:
         """An answer took this long."""
         self._delays.append(max(0, int(delay_ns)))

@@ -116,9 +116,8 @@ def _jump_tile(safety: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     mean = _millimetres(safety.get("seam_jump_m"))
     if mean is None:
         return []
-    return [
-        ("seam jump", f"{mean:.3g} mm", f"mean over episodes, largest {safety['max_seam_jump_m'] * 1e3:.3g} mm", "")
-    ]
+    largest = safety["max_seam_jump_m"] * 1e3
+    return [("seam jump", f"{mean:.3g} mm", f"mean over episodes, largest {largest:.3g} mm", "")]
 
 
 def _millimetres(found: Mapping[str, Any] | None) -> float | None:

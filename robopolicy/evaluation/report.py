@@ -107,9 +107,7 @@ def build_report(
             "clipped_fraction": clipped / ticks if ticks else None,
             "max_seam_velocity_step": max(episode.max_seam_velocity_step for episode in episodes),
             "seam_jump_m": summary(e.seam_jump_m for e in episodes if e.seam_jump_m is not None),
-            "max_seam_jump_m": max(
-                (e.max_seam_jump_m for e in episodes if e.max_seam_jump_m is not None), default=None
-            ),
+            "max_seam_jump_m": max(episode.max_seam_jump_m or 0.0 for episode in episodes),
             "peak_force_n": summary(e.peak_force_n for e in episodes if e.peak_force_n is not None),
         },
         "metrics": {

@@ -36,6 +36,8 @@ GOOD = {
     "peak_force_n": 12.5,
     "metrics": {"overlap": 0.93},
     "lost_attempts": 0,
+    "seam_jump_m": 0.004,
+    "max_seam_jump_m": 0.02,
 }
 
 
