@@ -58,6 +58,7 @@ def collect(
     cameras: Sequence[str] = (),
     workers: int = 1,
     action_noise: ActionNoise | None = None,
+    noise_share: float | None = None,
     keep_failures: bool = False,
     codec: str = "raw",
     render_profile: str | None = None,
@@ -83,6 +84,7 @@ def collect(
         workers: Processes that simulate; this process writes.
         action_noise: Noise on the executed actions; :class:`ActionNoise` with its defaults if None. A benchmark's
             actions are its own, so it only says whether the noise that the benchmark's YAML names is added.
+        noise_share: Of a benchmark: another standard deviation of that noise, as a share of half a channel's range.
         keep_failures: Commit episodes that failed too, marked as such.
         codec: Image codec of a new store, ``raw`` or ``jpeg``.
         render_profile: ``fast`` or ``stock``; None: fast, a benchmark's own for a benchmark.
@@ -102,7 +104,7 @@ def collect(
     card = load_embodiment(embodiment) if isinstance(embodiment, str) else embodiment
     robot, driven = find_controller(card, controller)
     card = driven.card if driven else card
-    amount = benchmark_noise(task, robot, noise)
+    amount = benchmark_noise(task, robot, noise, noise_share)
     settings = {"split": split, "keep_failures": keep_failures}
     settings["action_noise"] = dataclasses.asdict(noise) if amount is None else amount.deviation
     parameters, goals = dict(task_parameters or {}), tuple(goal_images)

@@ -31,6 +31,7 @@ class Noise:
 
     position_m: float = setting("per axis", ge=0)
     rotation_rad: float = setting("of a rotation vector, per axis", ge=0)
+    share: float | None = setting("of benchmarks: share of half a range; null: as its YAML", default=None, ge=0)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def run(argv: Sequence[str]) -> int:
             cameras=config.cameras,
             workers=config.workers,
             action_noise=ActionNoise(config.action_noise.position_m, config.action_noise.rotation_rad),
+            noise_share=config.action_noise.share,
             keep_failures=config.keep_failures,
             codec=config.image_codec,
             render_profile=config.render_profile,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
-from robopolicy.errors import SimulationError, explain
+from robopolicy.errors import ConfigError, SimulationError, explain
 from robopolicy.sim.bench.benchmark import benchmark_of
 from robopolicy.types import ActionChunk
 
@@ -45,20 +45,29 @@ class BenchNoise:
         return perturb
 
 
-def benchmark_noise(task: str, card: Embodiment, asked: Any) -> BenchNoise | None:
+def benchmark_noise(task: str, card: Embodiment, asked: Any, share: float | None = None) -> BenchNoise | None:
     """Noise for a benchmark, None for a task of this project.
 
     Args:
         task: Any task name.
         card: The robot; channels whose name holds ``gripper`` stay clean.
         asked: What the user set for tasks of this project; zero in both entries switches the noise off here, too.
+        share: In the place of the deviation that the benchmark's YAML names.
+
+    Raises:
+        ConfigError: a share for a task of this project.
     """
     found = benchmark_of(task)
     if found is None:
+        if share is not None:
+            mend = "set action_noise.position_m and action_noise.rotation_rad"
+            raise ConfigError(
+                explain("action_noise.share belongs to benchmarks", given=f"{share} for {task}", mend=mend)
+            )
         return None
     wanted = asked.position_m or asked.rotation_rad
     moved = tuple(i for i, name in enumerate(card.action.names) if "gripper" not in name)
-    return BenchNoise(found[0].collect_noise if wanted else 0.0, moved)
+    return BenchNoise((found[0].collect_noise if share is None else share) if wanted else 0.0, moved)
 
 
 def environment_state_names(task: str, card: Embodiment) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Sweeps: Hydra's grammar, folders by overrides, what is finished is kept, what is cut goes on, failures stop no one."""
+"""Sweeps: Hydra's grammar, folders by overrides, what is finished is kept, what is cut goes on, failures stop none."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_job_is_checked_before_the_first_begins(store, tmp_path, capsys):
     assert "did you mean" in errors
     code, _, errors = told([*SMALL, f"data={store}", f"out={out}", f"{LR}=1e-3,-1"], capsys)
     assert code == 2
-    assert "lr=-1" in errors
+    assert "optimizer.lr: out of bounds" in errors
     assert not list(out.glob("*/config.yaml"))
 
 
