@@ -7,7 +7,7 @@ This file alone imports ``robomimic.algo``. Two habits of the package end here:
   configuration overwrites. Networks look there while they are built and when they are printed, never when they run.
   So the tables are set for that moment and put back after it (:func:`_observation_tables`), and whoever else uses
   robomimic in this process keeps his own. Beyond that no two policies can differ in what they enter: all
-  features of a step are one number vector, :data:`OBSERVATION`, and a goal is another, :data:`GOAL`.
+  features of a step are one vector of numbers, :data:`OBSERVATION`, and goal and instruction are another, :data:`GOAL`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class GmmConfig:
     num_modes: int = setting("Gaussians per step", default=5, ge=1)
     min_std: float = setting("added to every standard deviation, normalised units", default=1e-4, gt=0)
     std_activation: Literal["softplus", "exp"] = setting("makes a standard deviation positive", default="softplus")
-    low_noise_eval: bool = setting("act with a standard deviation of 1e-4 about the drawn mode", default=True)
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class RobomimicNetwork(nn.Module):
     Args:
         sizes: See :class:`ActorSizes`.
         channels: A.
-        widths: Of the features; ``extra`` and ``language`` are not read.
+        widths: Of the features; ``extra`` is not read.
 
     Attributes:
         actor: robomimic's module (``ActorNetwork``, ``RNNGMMActorNetwork``, ...).
@@ -183,8 +182,8 @@ class RobomimicNetwork(nn.Module):
         self.sizes = sizes
         self._settings = _settings(sizes)
         shapes = OrderedDict({OBSERVATION: [widths.step]})
-        if widths.goal:
-            shapes[GOAL] = [widths.goal]
+        if widths.goal or widths.language:
+            shapes[GOAL] = [widths.goal + widths.language]
         with _observation_tables(self._settings):
             algo = _robomimic().algo.algo_factory("bc", self._settings, shapes, channels, torch.device("cpu"))
         self.actor: Any = algo.nets["policy"]
@@ -226,7 +225,8 @@ class RobomimicNetwork(nn.Module):
             steps = steps.expand(-1, self.sizes.horizon, -1)
         elif "rnn" not in self.sizes.parts and "transformer" not in self.sizes.parts:
             steps = steps[:, 0]
-        return {"obs": {OBSERVATION: steps}, "goal": {} if features.goal is None else {GOAL: features.goal}}
+        wanted = [part for part in (features.goal, features.language) if part is not None]
+        return {"obs": {OBSERVATION: steps}, "goal": {GOAL: torch.cat(wanted, dim=-1)} if wanted else {}}
 
     def encode(self, features: Features, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance [B, Z] of the latent of an action [B, A]; variational algorithm only."""

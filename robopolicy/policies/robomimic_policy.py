@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from robopolicy.config import setting
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import explain, suggest
 from robopolicy.models.features import Features
+from robopolicy.models.language import build_language
+from robopolicy.models.observation import ObservationEncoder
 from robopolicy.normalize import Normalizer, StreamNormalizer
 from robopolicy.policies.chunk_network import ChunkConfig, ChunkNetwork, increment_ranges, masked_mean
 from robopolicy.policies.gaussian_mixture import GaussianMixture
@@ -66,11 +68,14 @@ class RobomimicConfig(ChunkConfig):
         algorithm: One of :data:`robopolicy.policies.robomimic_network.ALGORITHMS`.
         normalize: Observations in about -1..1; False enters them raw, as robomimic does with sequences.
         actor_layer_dims: Perceptron after the encoder or the recurrent layers; none published for those.
-        selection: ``sample`` draws from the mixture (or the prior of the latent), ``mode`` takes the mean of its most
-            likely mode (the latent 0).
+        selection: Of the action. ``low_noise`` is published: a mode is drawn by its weight, and its mean taken give or
+            take 1e-4; ``sample`` draws with the learnt deviation; ``mode`` takes the mean of the most likely mode. A
+            latent is drawn from its prior by the first two and 0 with the last.
         l1_weight, l2_weight: Of the loss of algorithms without a likelihood.
         gmm, rnn, transformer, vae: Of the parts that the algorithm has.
     """
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = (*ChunkConfig.CHANGEABLE, "selection")
 
     observation_horizon: int = 10
     action_horizon: int = 1
@@ -79,7 +84,7 @@ class RobomimicConfig(ChunkConfig):
     algorithm: str = "bc_rnn_gmm"
     normalize: bool = True
     actor_layer_dims: tuple[int, ...] = ()
-    selection: Literal["sample", "mode"] = "sample"
+    selection: Literal["low_noise", "sample", "mode"] = "low_noise"
     l2_weight: float = setting("weight of the squared error", default=1.0, ge=0)
     l1_weight: float = setting("weight of the smooth absolute error", default=0.0, ge=0)
     gmm: GmmConfig = field(default_factory=GmmConfig)
@@ -166,11 +171,11 @@ class RobomimicPolicy(ChunkNetwork):
     config: RobomimicConfig
     network: RobomimicNetwork
 
-    def __init__(
-        self, config: RobomimicConfig, embodiment: Embodiment, normalizer: Normalizer, environment_state: int = 0
-    ):
-        super().__init__(config, embodiment, normalizer if config.normalize else _raw(normalizer), environment_state)
-        self.normalizer = normalizer
+    def _make_encoder(self) -> ObservationEncoder:
+        if self.config.normalize:
+            return super()._make_encoder()
+        words = build_language(self.config.language)
+        return ObservationEncoder(self._spec, _raw(self.normalizer), self.config.vision, language=words)
 
     def _make_network(self) -> nn.Module:
         config = self.config
@@ -234,7 +239,7 @@ class RobomimicPolicy(ChunkNetwork):
 
     def _sample(self, features: Features, generators: Sequence[np.random.Generator]) -> Tensor:
         features, config = self._activated(features), self.config
-        drawn = config.selection == "sample"
+        drawn = config.selection != "mode"
         if "vae" in config.parts:
             width = config.vae.latent_dim
             latent = np.stack([rng.standard_normal(width) if drawn else np.zeros(width) for rng in generators])
@@ -243,7 +248,7 @@ class RobomimicPolicy(ChunkNetwork):
         if "gmm" not in config.parts:
             return torch.tanh(self.network(features)["action"])
         mixture = self._mixture(features)
-        return mixture.sample(generators, config.gmm.low_noise_eval) if drawn else mixture.mode()
+        return mixture.sample(generators, config.selection == "low_noise") if drawn else mixture.mode()
 
     def _mixture(self, features: Features) -> GaussianMixture:
         """Of each step, as robomimic makes it of its network's answer."""
