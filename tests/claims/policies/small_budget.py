@@ -4,19 +4,19 @@
     python tests/claims/policies/small_budget.py --work runs/claims --out docs/results --peer PEER/bin/python
 
 PEER is an environment with lerobot==0.4.4. Budget: full, about 3 minutes of collecting, 24 of training and 10 of
-evaluation per task; nothing else may run on the machine meanwhile. What is finished in --work is not done again, method
-by method, and a training run of ours that was cut is resumed. ``--tasks`` and ``--methods`` (by commas) do some of it;
-the entry is written when all is there.
+evaluation per task; nothing else may run on the machine meanwhile. What is finished in --work is not done again,
+method by method, and a training run of ours that was cut is resumed. ``--tasks`` and ``--methods`` (by commas) do
+some of it; the entry is written when all is there.
 
 Per task: 100 demonstrations of the benchmark's expert, executed with Gaussian noise of 0.05 on every action channel
 but the gripper while the labels stay clean; state observations (hand, objects, goal); 8 minutes of training with two
-threads for each method; the last weights on the 100 first episodes of the split test, with seeds that no demonstration has;
-success at any step, as the benchmark says it.
+threads for each method; the last weights on the 100 first episodes of the split test, with seeds that no
+demonstration has; success at any step, as the benchmark says it.
 
 Tasks, chosen for the kind of difficulty before anything was trained on them: free motion (reach), a press in one
-direction (button-press-topdown), an articulated object (door-open), pushing on the plane (push), a tool that has to be
-grasped and struck with (hammer), grasping and inserting with little play (peg-insert-side). Recipes are developed on
-others: pick-place, drawer-open, window-open, sweep-into (``--development 1`` runs those; it writes no entry).
+direction (button-press-topdown), an articulated object (door-open), pushing on the plane (push), a tool that has to
+be grasped and struck with (hammer), grasping and inserting with little play (peg-insert-side). Recipes are developed
+on others: pick-place, drawer-open, window-open, sweep-into (``--development 1`` runs those; it writes no entry).
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE / "peers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import claim_run
 from lerobot_peer import evaluate_peer, train_peer
 
