@@ -79,9 +79,6 @@ def test_refusals():
 
 
 def test_importing_it_prints_nothing():
-    code = (
-        "from robopolicy.models.vision import VisionConfig, VisualEncoder;"
-        "VisualEncoder(VisionConfig(), 96, 96)"
-    )
+    code = "from robopolicy.models.vision import VisionConfig, VisualEncoder;VisualEncoder(VisionConfig(), 96, 96)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
