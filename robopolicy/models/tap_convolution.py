@@ -5,8 +5,8 @@ product of two contiguous slices: nothing is unfolded and nothing multiplies the
 of 5 over 4 steps). Convolution libraries are built for long signals and lose half of their time at these sizes.
 
 Group norm, Mish and FiLM are one differentiable function, with Mish and its derivative in one exponential:
-with ``q = 1 + e^y`` and ``d = q^2 + 1``, ``mish(y) = y tanh(ln q) = y - 2 y / d`` and
-``mish'(y) = 1 - 2 / d + 4 y (q - 1) q / d^2``.
+with ``q = 1 + e^y``, ``r = 1 / (q^2 + 1)`` and ``t = tanh(ln q) = 1 - 2 r``, ``mish(y) = y t`` and
+``mish'(y) = t + 4 y q r (q r - r)``.
 
 Weights keep the shapes of ``nn.Conv1d`` [out, in, K] and ``nn.ConvTranspose1d`` [in, out, K]; :func:`arrange` stores
 them tap after tap in memory, so that ``W[k]`` [in, out] is a view. In any other order they are copied at each use.
@@ -24,6 +24,9 @@ __all__ = ["arrange", "convolve", "downsample", "norm_mish", "upsample"]
 
 FEW_ROWS = 64
 """Up to this many rows T * B, one product over unfolded steps takes less time than one per tap."""
+
+ROWS_AT_ONCE = 64
+"""Of the batch, in the element-wise part: what is between fits into the cache of a core."""
 
 LARGEST_EXPONENT = 20.0
 """Mish is the identity in single precision from here on; e^y is kept from overflowing."""
@@ -49,7 +52,7 @@ def convolve(x: Tensor, layer: nn.Conv1d) -> Tensor:
     """Stride 1, odd kernel, zeros around. [T, B, in] -> [T, B, out]."""
     weight, bias = layer.weight, cast(Tensor, layer.bias)
     if weight.shape[2] == 1:
-        return F.linear(x, weight[:, :, 0], bias)
+        return F.linear(x, weight.flatten(1), bias)
     taps = weight.permute(2, 1, 0)  # [K, in, out]
     if torch.is_grad_enabled():
         return cast(Tensor, _Convolution.apply(x, taps, bias))
@@ -70,10 +73,8 @@ def norm_mish(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift:
         channels = x.permute(1, 2, 0)[..., None]
         normed = F.group_norm(channels, norm.num_groups, norm.weight, norm.bias, norm.eps)
         h = F.mish(normed)[..., 0].permute(2, 0, 1)
-    else:
-        centred, factor, _ = _centred(x, norm.weight, norm.num_groups, norm.eps)
-        h = _mish(centred.mul_(factor).add_(norm.bias))[0]
-    return h if scale is None or shift is None else torch.addcmul(shift, h, scale)
+        return h if scale is None or shift is None else torch.addcmul(shift, h, scale)
+    return _normed(x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps)[0]
 
 
 def downsample(x: Tensor, layer: nn.Conv1d) -> Tensor:
@@ -122,8 +123,8 @@ def _offsets(kernel: int, steps: int, rows: int) -> list[tuple[int, tuple[slice,
         ahead = (tap - kernel // 2) * rows
         if ahead and abs(ahead) < steps * rows:
             total = steps * rows
-            here = (slice(0, total - ahead), slice(ahead, total)) if ahead > 0 else (slice(-ahead, total), slice(0, total + ahead))
-            found.append((tap, here))
+            early, late = slice(0, total - abs(ahead)), slice(abs(ahead), total)
+            found.append((tap, (early, late) if ahead > 0 else (late, early)))
     return found
 
 
@@ -156,29 +157,56 @@ class _Convolution(torch.autograd.Function):
             torch.mm(flat.t(), g, out=d_taps[half])
             for tap, (target, source) in offsets:
                 torch.mm(flat[source].t(), g[target], out=d_taps[tap])
-        return d_x, d_taps, g.sum(0) if ctx.needs_input_grad[2] else None
+        return d_x, d_taps, _over_time(g[:, None]).view(-1) if ctx.needs_input_grad[2] else None
 
 
-def _centred(x: Tensor, weight: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``x - mean`` [T, B, C], ``weight / deviation`` [B, C] and ``1 / deviation`` [B, G, 1]."""
-    steps, rows, width = x.shape
-    count = steps * (width // groups)
-    mean = x.sum(0).view(rows, groups, -1).sum(2, keepdim=True) / count
-    centred = (x.view(steps, rows, groups, -1) - mean).view_as(x)
-    squares = centred.square().sum(0).view(rows, groups, -1).sum(2, keepdim=True)
-    inverse = (squares / count + eps).rsqrt()  # [B, G, 1]
-    return centred, (weight.view(groups, -1) * inverse).view(rows, width), inverse
+def _over_time(x: Tensor) -> Tensor:
+    """[T, B, C] -> sum [B, C], as a product, which takes less time than a reduction."""
+    return torch.mm(x.new_ones(1, len(x)), x.reshape(len(x), -1)).view(x.shape[1:])
 
 
-def _mish(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mish, ``q`` and ``d`` (see this module)."""
+def _pooled(x: Tensor, groups: int, count: int) -> Tensor:
+    """Sum over each group divided by ``count``, in the place of every channel of it. [B, C] -> [B, C]."""
+    grouped = x.view(len(x), groups, -1)
+    return (grouped.sum(2, keepdim=True) / count).expand_as(grouped).reshape(x.shape)
+
+
+def _parts(rows: int) -> list[slice]:
+    return [slice(first, min(first + ROWS_AT_ONCE, rows)) for first in range(0, rows, ROWS_AT_ONCE)]
+
+
+def _exponential(y: Tensor) -> tuple[Tensor, Tensor]:
+    """``q`` and ``r``, see this module."""
     q = y.clamp(max=LARGEST_EXPONENT).exp_().add_(1.0)
-    d = q.square().add_(1.0)
-    return torch.addcdiv(y, y, d, value=-2.0), q, d
+    return q, (q * q).add_(1.0).reciprocal_()
+
+
+def _normed(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The answer of :func:`norm_mish`, ``mean`` and ``1 / deviation`` [B, C]."""
+    count = len(x) * (x.shape[2] // groups)
+    mean = _pooled(_over_time(x), groups, count)
+    out, inverse = torch.empty_like(x), torch.empty_like(mean)
+    for rows in _parts(x.shape[1]):
+        y = x[:, rows] - mean[rows]
+        deviation = _pooled(_over_time(y * y), groups, count).add_(eps).rsqrt_()
+        inverse[rows] = deviation
+        torch.addcmul(bias, y, deviation.mul_(weight), out=y)
+        t = _exponential(y)[1].mul_(-2.0).add_(1.0)
+        if scale is None or shift is None:
+            torch.mul(y, t, out=out[:, rows])
+        else:
+            torch.addcmul(shift[rows], y.mul_(t), scale[rows], out=out[:, rows])
+    return out, mean, inverse
 
 
 class _NormMish(torch.autograd.Function):
-    """:func:`norm_mish` with its derivatives."""
+    """:func:`norm_mish` with its derivatives.
+
+    Only the input is kept for them. At these sizes memory is slower than arithmetic: what lies between is made anew,
+    for as many rows at once as stay in the cache.
+    """
 
     @staticmethod
     def forward(
@@ -191,33 +219,35 @@ class _NormMish(torch.autograd.Function):
         groups: int,
         eps: float,
     ) -> Tensor:
-        centred, factor, inverse = _centred(x, weight, groups, eps)
-        y = torch.addcmul(bias, centred, factor)
-        h, q, d = _mish(y)
+        out, mean, inverse = _normed(x, weight, bias, scale, shift, groups, eps)
         ctx.groups = groups
-        ctx.save_for_backward(centred, factor, inverse, y, q, d, h if scale is not None else None, scale)
-        return h if scale is None or shift is None else torch.addcmul(shift, h, scale)
+        ctx.save_for_backward(x, weight, bias, mean, inverse, scale)
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        centred, factor, inverse, y, q, d, h, scale = ctx.saved_tensors
-        steps, rows, width = centred.shape
-        d_scale = d_shift = None
-        if scale is not None:
-            d_scale, d_shift = (gradient * h).sum(0), gradient.sum(0)
-            gradient = gradient * scale
-        # mish'(y) = 1 + (4 y (q - 1) q / d - 2) / d
-        slope = (q - 1.0).mul_(q).mul_(y).div_(d).mul_(4.0).sub_(2.0).div_(d).add_(1.0)
-        g = slope.mul_(gradient)  # at y
-        d_bias = g.sum(0)  # [B, C]
-        d_factor = (g * centred).sum(0)  # [B, C]
-        grouped = (rows, ctx.groups, -1)
-        d_weight = (d_factor.view(grouped) * inverse).sum(0).view(width)
-        count = steps * (width // ctx.groups)
-        mean = (d_bias * factor).view(grouped).sum(2, keepdim=True) / count
-        lean = (d_factor * factor).view(grouped).sum(2, keepdim=True) * inverse.square() / count
-        spread = (rows, ctx.groups, width // ctx.groups)
-        d_x = g.mul_(factor).view(steps, *spread).sub_(mean)
-        d_x = d_x.addcmul_(centred.view(steps, *spread), lean, value=-1.0).view(steps, rows, width)
-        return d_x, d_weight, d_bias.sum(0), d_scale, d_shift, None, None
+        x, weight, bias, mean, inverse, scale = ctx.saved_tensors
+        count = len(x) * (x.shape[2] // ctx.groups)
+        d_x, d_y, d_factor = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
+        d_scale = None if scale is None else torch.empty_like(mean)
+        for rows in _parts(x.shape[1]):
+            g, centred = gradient[:, rows], x[:, rows] - mean[rows]
+            factor = inverse[rows] * weight
+            y = torch.addcmul(bias, centred, factor)
+            u, r = _exponential(y)
+            t = torch.add(y.new_ones(()), r, alpha=-2.0)
+            if scale is not None:
+                d_scale[rows] = _over_time((y * t).mul_(g))
+                g = g * scale[rows]
+            u.mul_(r)
+            slope = r.neg_().add_(u).mul_(u).mul_(y)
+            at_y = t.add_(slope, alpha=4.0).mul_(g)
+            d_y[rows] = _over_time(at_y)
+            d_factor[rows] = _over_time(torch.mul(at_y, centred, out=slope))
+            common = _pooled(d_y[rows] * factor, ctx.groups, count)
+            lean = _pooled(d_factor[rows] * factor, ctx.groups, count).mul_(inverse[rows]).mul_(inverse[rows])
+            at_y.mul_(factor).sub_(common)
+            torch.addcmul(at_y, centred, lean, value=-1.0, out=d_x[:, rows])
+        d_shift = None if scale is None else _over_time(gradient)
+        return d_x, (d_factor * inverse).sum(0), d_y.sum(0), d_scale, d_shift, None, None

@@ -33,7 +33,18 @@ class Ema:
 
     def step(self) -> None:
         """After every optimiser step."""
-        self.model.step(self.module.parameters())
+        model = self.model
+        model.optimization_step += 1
+        model.cur_decay_value = model.get_decay(model.optimization_step)
+        # one pass over the weights; the library's own step makes three
+        averaged = [(shadow, p.detach()) for shadow, p in zip(model.shadow_params, self.module.parameters(), strict=True)]
+        trained = [p.requires_grad for p in self.module.parameters()]
+        moving = [pair for pair, moves in zip(averaged, trained, strict=True) if moves]
+        if moving:
+            torch._foreach_lerp_([s for s, _ in moving], [p for _, p in moving], 1.0 - model.cur_decay_value)
+        for (shadow, weight), moves in zip(averaged, trained, strict=True):
+            if not moves:
+                shadow.copy_(weight)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """State dict of the module with the averaged weights in place of the raw ones."""
