@@ -4,8 +4,8 @@
 
 It asks for a new chunk every ``Ta`` control steps, counted from the observation used last, exactly as evaluation does;
 when inference takes longer, from the newest observation there is. With ``deploy.between`` it hands the policy what is
-still scheduled (rtc), or averages its chunks before they are sent (ensemble, as often as the policy can answer). Rows of
-an observation are sensor frames that are one control step apart, on the sensors' own time.
+still scheduled (rtc), or averages its chunks before they are sent (ensemble, as often as the policy can answer). Rows
+of an observation are sensor frames that are one control step apart, on the sensors' own time.
 """
 
 from __future__ import annotations
