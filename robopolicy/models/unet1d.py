@@ -24,6 +24,7 @@ from robopolicy.errors import ConfigError, explain
 from robopolicy.models.denoiser import ChunkDenoiser
 from robopolicy.models.features import Features, FeatureWidths
 from robopolicy.models.tap_convolution import arrange, convolve, downsample, norm_mish, upsample
+from robopolicy.models.unet_plan import LARGEST_BATCH, Plan
 from robopolicy.schema import build as build_config
 
 __all__ = ["FilmResidualBlock", "FilmUNet1d", "StepEmbedding", "UNetConfig", "build"]
@@ -89,6 +90,14 @@ class FilmResidualBlock(nn.Module):
         return _by_taps(self.second, h) + residual
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """What a pass at one time of a chunk needs."""
+
+    plan: Plan
+    films: Sequence[tuple[Tensor, Tensor]]
+
+
 class FilmUNet1d(ChunkDenoiser):
     """Denoiser of an action chunk.
 
@@ -148,10 +157,15 @@ class FilmUNet1d(ChunkDenoiser):
         """See :class:`ChunkDenoiser`: the FiLM parameters."""
         return self.films(time, features.vector)
 
-    def conditions(self, times: Tensor, features: Features) -> list[list[Tensor]]:
+    def conditions(self, times: Tensor, features: Features) -> Sequence[Any]:
         """See :class:`ChunkDenoiser`: all of them in one pass."""
         rows, vector = len(features), features.vector
-        films = self.films(times.repeat_interleave(rows, dim=0), vector.repeat(len(times), 1))
+        films = self.films(times.repeat_interleave(rows), vector.repeat(len(times), 1))
+        if rows <= LARGEST_BATCH and not torch.is_grad_enabled() and self._takes_taps(vector):
+            plan = Plan(self, rows)
+            halves = [film.view(len(times), rows, 1, -1).chunk(2, dim=-1) for film in films]
+            pairs = [list(zip(scale.unbind(), shift.unbind(), strict=True)) for scale, shift in halves]
+            return [_Planned(plan, [pair[i] for pair in pairs]) for i in range(len(times))]
         return [[film[i * rows : (i + 1) * rows] for film in films] for i in range(len(times))]
 
     def films(self, step: Tensor, condition: Tensor) -> list[Tensor]:
@@ -168,13 +182,17 @@ class FilmUNet1d(ChunkDenoiser):
         joint = F.mish(torch.cat([self.step(step), condition], dim=-1))
         return [cast(nn.Sequential, b.film)[1](joint) for b in self._blocks()]
 
-    def denoise(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
-        """[B, Tp, A] and the result of :meth:`films` -> [B, Tp, A]."""
+    def denoise(self, x: Tensor, condition: Any) -> Tensor:
+        """[B, Tp, A] and the result of :meth:`condition` or an entry of :meth:`conditions` -> [B, Tp, A]."""
+        if isinstance(condition, _Planned):
+            return condition.plan(x, condition.films)
+        return self._denoise_by_taps(x, condition) if self._takes_taps(x) else self.denoise_plainly(x, condition)
+
+    def _takes_taps(self, x: Tensor) -> bool:
         wide = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
         # what is traced (compiled, exported) is better told of convolutions
-        if self.by_taps and x.device.type == "cpu" and wide and not torch.compiler.is_compiling():
-            return self._denoise_by_taps(x, condition)
-        return self.denoise_plainly(x, condition)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return self.by_taps and x.device.type == "cpu" and wide and not traced
 
     def denoise_plainly(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
         """:meth:`denoise` layer by layer, the network as it is published; what the faster way is held against."""
