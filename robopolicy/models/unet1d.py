@@ -160,7 +160,7 @@ class FilmUNet1d(ChunkDenoiser):
     def conditions(self, times: Tensor, features: Features) -> Sequence[Any]:
         """See :class:`ChunkDenoiser`: all of them in one pass."""
         rows, vector = len(features), features.vector
-        films = self.films(times.repeat_interleave(rows), vector.repeat(len(times), 1))
+        films = self.films(times.repeat_interleave(rows, dim=0), vector.repeat(len(times), 1))
         if rows <= LARGEST_BATCH and not torch.is_grad_enabled() and self._takes_taps(vector):
             plan = Plan(self, rows)
             halves = [film.view(len(times), rows, 1, -1).chunk(2, dim=-1) for film in films]
