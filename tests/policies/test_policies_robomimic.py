@@ -399,6 +399,30 @@ def test_goal_is_read(make, panda, normalizer):
         assert (policy.act(seen, rng=0).values != policy.act(seen, rng=0, goal=np.ones(2)).values).any()
 
 
+def test_instruction_is_read(make):
+    policy = make("bc_rnn_gmm", language=WORDS).eval()
+    batch = batch_of(policy)
+    batch.language = ["left"] * 4
+    left = policy.loss(batch).total
+    batch.language = ["right"] * 4
+    assert policy.loss(batch).total != left
+
+
+WORDS = {"kind": "table", "vocabulary": ["left", "right"]}
+
+
+def test_how_an_action_is_drawn_may_be_changed_after_training(make):
+    policy = make().eval()
+    seen = observation_of(batch_of(policy))
+    policy.change({"selection": "sample"})
+    wide = policy.act(seen, rng=1).values
+    policy.change({"selection": "low_noise"})
+    assert (policy.act(seen, rng=1).values != wide).all()
+    assert (policy.act(seen, rng=1).values == make().eval().act(seen, rng=1).values).all()
+    with pytest.raises(ConfigError, match="gmm"):
+        policy.change({"gmm": {"num_modes": 2}})
+
+
 def test_refusals(make, panda, normalizer):
     for name in adapted.REWARDED:
         with pytest.raises(ConfigError, match="rewards"):
