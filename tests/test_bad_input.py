@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,8 +16,10 @@ import pytest
 from robopolicy.cli.main import main
 from robopolicy.data.store import EpisodeStore
 from robopolicy.embodiment import load_embodiment
-from robopolicy.errors import NonFiniteError
+from robopolicy.errors import NonFiniteError, ShapeError
+from robopolicy.policies import load_policy
 from robopolicy.sim.collect import collect
+from robopolicy.types import Observation
 
 SMALL = (
     *("recipe=pick_place/diffusion", "progress=false", "recipe.threads=1", "recipe.stages.policy.steps=2"),
@@ -132,3 +135,48 @@ def test_full_disk_is_told_and_what_was_there_stays(room, tmp_path, verb):
     with EpisodeStore.open(tmp_path / "pick.zarr") as store:
         assert store.num_episodes == 2
     assert not list(Path(tmp_path).rglob("manifest.json"))
+
+
+POLICY = "recipe.stages.policy.parameters"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([f"{POLICY}.prediction_horizon=15"], ("divisible by 2", "mend")),
+        ([f"{POLICY}.sampler.kind=ddmi"], ("unknown sampler", "did you mean")),
+        ([f"{POLICY}.sampler.kind=euler"], ("cannot sample", "epsilon", "ddim")),
+        ([f"{POLICY}.schedule.prediction=epsilom"], ("epsilon",)),
+        ([f"{POLICY}.cameras=[front]"], ("front", "mend")),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused_before_training(room, tmp_path, capsys, words, parts):
+    message = refused(capsys, "train", *SMALL, *words, f"data={room / 'pick.zarr'}", f"out={tmp_path / 'run'}")
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_images_of_the_wrong_size_are_refused(tmp_path, capsys):
+    """A crop larger than the pictures before training; pictures of another size when acting."""
+    collect("pick_place", "panda", 2, tmp_path / "pick.zarr", cameras=("front",))
+    vision = f"{POLICY}.vision={{backbone: CompactConv, keypoints: 4, feature_dim: 4, crop: %d}}"
+    words = (*SMALL, f"data={tmp_path / 'pick.zarr'}", f"{POLICY}.environment_state=false", f"{POLICY}.cameras=[front]")
+    message = refused(capsys, "train", *words, vision % 500, f"out={tmp_path / 'bad'}")
+    assert "crop" in message
+    assert "500" in message
+    assert main(["train", *words, vision % 80, f"out={tmp_path / 'run'}"]) == 0  # the control
+    policy = load_policy(tmp_path / "run", device="cpu")
+    shape = (policy.spec.observation_horizon, 96, 96, 3)
+    observation = Observation(
+        state=np.zeros((shape[0], len(policy.spec.embodiment.state)), np.float32),
+        time_ns=np.arange(shape[0], dtype=np.int64) * 50_000_000,
+        embodiment=policy.spec.embodiment.hash,
+        image={"front": np.zeros(shape, np.uint8)},
+    )
+    assert np.isfinite(policy.act(observation, rng=0).values).all()
+    for image in (np.zeros((shape[0], 48, 48, 3), np.uint8), np.zeros(shape, np.float32)):
+        with pytest.raises(ShapeError, match=r"image of camera 'front'.*uint8"):
+            policy.act(dataclasses.replace(observation, image={"front": image}), rng=0)
+    with pytest.raises(ShapeError, match="reads camera 'front'"):
+        policy.act(dataclasses.replace(observation, image={"wrist": observation.image["front"]}), rng=0)

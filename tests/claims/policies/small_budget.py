@@ -10,8 +10,8 @@ some of it; the entry is written when all is there.
 
 Per task: 100 demonstrations of the benchmark's expert, executed with Gaussian noise of 0.05 on every action channel
 but the gripper while the labels stay clean; state observations (hand, objects, goal); 8 minutes of training on two
-cores for each method (threads as its recipe says, two for LeRobot's); the last weights on the 100 first episodes of the split test, with seeds that no
-demonstration has; success at any step, as the benchmark says it.
+cores for each method (threads as its recipe says, two for LeRobot's); the last weights on the 100 first episodes of
+the split test, with seeds that no demonstration has; success at any step, as the benchmark says it.
 
 Tasks, chosen for the kind of difficulty before anything was trained on them: free motion (reach), a press in one
 direction (button-press-topdown), an articulated object (door-open), pushing on the plane (push), a tool that has to

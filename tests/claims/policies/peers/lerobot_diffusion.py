@@ -98,7 +98,9 @@ class Training:
         self.policy, self.forward, _ = build(settings, statistics)
         self.optimizer = self.policy.config.get_optimizer_preset().build(self.policy.get_optim_params())
         warm_up = self.policy.config.scheduler_warmup_steps
-        self.schedule = get_scheduler("cosine", self.optimizer, warm_up, max(steps, 1))
+        self.schedule = get_scheduler(
+            "cosine", self.optimizer, num_warmup_steps=warm_up, num_training_steps=max(steps, 1)
+        )
         self.windows = Windows(arrays, self.policy.config, settings["seed"])
         self.policy.train()
 
