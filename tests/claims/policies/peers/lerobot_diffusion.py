@@ -8,7 +8,7 @@ environment_state f32 [N, E], action f32 [N, A] and episode_ends int64 [M].
 
 LeRobot 0.4.4's own: the policy class, its loss and normalisers, Adam with its preset, gradient norm 10, cosine with
 500 steps of warm-up, no window that begins in the last 7 rows of an episode, To=2 Tp=16 Ta=8, no averaged weights. Set
-otherwise, all in its favour on two cores: U-Net (64, 128, 256) in the place of (512, 1024, 2048), which does some twenty
+otherwise, all in its favour on two cores: U-Net (64, 128, 256) in the place of (512, 1024, 2048), which does some 20
 steps in eight minutes; DDIM with 10 steps in the place of DDPM with 100; the environment state scaled to [-1, 1], which
 its defaults leave as it is; windows gathered from arrays in memory in the place of its data set. The steps are fixed
 before training as robopolicy fixes them: a few are timed and divide what is left of the minutes.
