@@ -244,8 +244,7 @@ class InferenceServer:
                 self.rows = self._wanted if row_independent(self.policy, like.observation, self._wanted) else 1
             return self.rows
         if self.told_rows is None:
-            strongest = like.prefix.strongest
-            sound = row_independent(self.policy, like.observation, self._wanted, strongest=strongest)
+            sound = row_independent(self.policy, like.observation, self._wanted, like_prefix=like.prefix)
             self.told_rows = self._wanted if sound else 1
         return self.told_rows
 

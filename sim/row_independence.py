@@ -18,7 +18,7 @@ __all__ = ["row_independent"]
 
 
 def row_independent(
-    policy: Policy, like: Observation, rows: int, seed: int = 0, *, strongest: float | None = None
+    policy: Policy, like: Observation, rows: int, seed: int = 0, *, like_prefix: Prefix | None = None
 ) -> bool:
     """Whether a row of a batch comes out the same, bit for bit, at every place and beside any neighbour.
 
@@ -29,12 +29,12 @@ def row_independent(
         like: Shapes of an observation.
         rows: Size of the batch.
         seed: Of the made-up observations.
-        strongest: Also make up what is still scheduled, followed with guidance of this bound.
+        like_prefix: Also make up what is still scheduled, to be followed as this one is.
     """
     assert isinstance(policy, BatchPolicy)
     draw = np.random.default_rng(seed)
     made = [_made_up(like, draw) for _ in range(3)]
-    ahead = [] if strongest is None else [_made_up_prefix(policy.spec, one, draw, strongest) for one in made]
+    ahead = [] if like_prefix is None else [_made_up_prefix(policy.spec, one, draw, like_prefix) for one in made]
     reference: NDArray[Any] | None = None
     try:
         for place in range(rows):
@@ -68,9 +68,10 @@ def _made_up(like: Observation, draw: np.random.Generator) -> Observation:
     return Observation(**{f.name: other(f.name, getattr(like, f.name)) for f in dataclasses.fields(like)})
 
 
-def _made_up_prefix(spec: PolicySpec, seen: Observation, draw: np.random.Generator, strongest: float) -> Prefix:
+def _made_up_prefix(spec: PolicySpec, seen: Observation, draw: np.random.Generator, like: Prefix) -> Prefix:
     """Any values within the card's range, half a chunk of them."""
     card, rows = spec.embodiment, max(1, spec.prediction_horizon // 2)
     values = draw.uniform(card.action.lower, card.action.upper, (rows, len(card.action)))
     t0_ns, fixed = int(seen.time_ns[-1]), int(draw.integers(rows + 1))
-    return Prefix(values, t0_ns, card.control_dt_s, card.hash, horizon=fixed, strongest=strongest)
+    way = {"strongest": like.strongest, "jacobian": like.jacobian}
+    return Prefix(values, t0_ns, card.control_dt_s, card.hash, horizon=fixed, **way)

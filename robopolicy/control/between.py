@@ -44,6 +44,10 @@ class BetweenConfig:
         "rtc: soft also follows the rest of the old chunk, less and less; hard only what will be executed",
         default="soft",
     )
+    jacobian: Literal["network", "identity"] = setting(
+        "rtc: network, as published, costs a backward pass per step; identity none, and holds more firmly",
+        default="network",
+    )
     recent: int = setting("rtc: the delay expected is the longest of this many", default=10, ge=1)
     decay: float = setting("ensemble: m of the weights exp(-m i)", default=0.01, ge=0)
     oldest_first: bool = setting("ensemble: i = 0 is the oldest chunk, as in ACT; false: the newest", default=True)
@@ -58,9 +62,11 @@ class Prefix(ActionChunk):
 
     Attributes:
         strongest: Bound of the guidance, beta of the paper.
+        jacobian: See :class:`robopolicy.diffusion.guidance.Inpainting`.
     """
 
     strongest: float = 5.0
+    jacobian: str = "network"
 
     def __init__(
         self,
@@ -71,9 +77,10 @@ class Prefix(ActionChunk):
         valid: ArrayLike | None = None,
         horizon: int | None = None,
         strongest: float = 5.0,
+        jacobian: str = "network",
     ) -> None:
         super().__init__(values, t0_ns, dt_s, embodiment, valid, horizon)
-        vars(self).update(strongest=float(strongest))
+        vars(self).update(strongest=float(strongest), jacobian=jacobian)
 
 
 class Between:
@@ -139,7 +146,7 @@ class Between:
         if not count:
             return None
         head = ahead.values[:count], ahead.t0_ns, ahead.dt_s, ahead.embodiment
-        return Prefix(*head, horizon=fixed, strongest=self.config.strongest)
+        return Prefix(*head, horizon=fixed, strongest=self.config.strongest, jacobian=self.config.jacobian)
 
     def expect(self, delay_ns: int) -> None:
         """Expect this delay, until more have been measured."""

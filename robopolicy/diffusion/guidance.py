@@ -35,11 +35,15 @@ class Inpainting:
         values: f32 [B, Tp, A], in the network's form.
         weights: f32 [B, Tp], 1 where it is fixed, 0 where it is free.
         strongest: Bound of the guidance, beta of the paper, one or f32 [B]; 0 is no guidance.
+        jacobian: ``network``, as published, by one backward pass per step; ``identity`` takes that of unit Gaussian
+            data, ``alpha / (alpha^2 + sigma^2)``, in its place: no backward pass, and firmer where the network is sure
+            of itself and hardly listens to ``x``.
     """
 
     values: Tensor
     weights: Tensor
     strongest: float | Tensor = 5.0
+    jacobian: str = "network"
 
 
 def soft_weights(horizon: int, fixed: int, overlap: int) -> NDArray[np.float32]:
@@ -68,7 +72,7 @@ def soft_weights(horizon: int, fixed: int, overlap: int) -> NDArray[np.float32]:
     return np.where(index < fixed, 1.0, np.where(index < overlap, decay, 0.0)).astype(np.float32)
 
 
-def inpainted(predict: Predict, grid: Grid, wanted: Inpainting) -> Predict:
+def inpainted(predict: Predict, grid: Grid, wanted: Inpainting, clip: float | None = None) -> Predict:
     """A predictor that is drawn towards a chunk: pseudo-inverse guidance (Song et al. 2023; Black et al. 2025).
 
     The clean sample moves by ``sigma min(beta, sigma / (alpha r^2)) J^T diag(W) (Y - x0)`` with
@@ -78,27 +82,38 @@ def inpainted(predict: Predict, grid: Grid, wanted: Inpainting) -> Predict:
     ``s min(beta, (1 + s^2) / s) (d x0 / d z)^T diag(W) (Y - x0)``, ``s = sigma / alpha``. So one beta means the same
     everywhere.
 
-    It costs one backward pass through the network per step.
+    It costs one backward pass through the network per step, with ``jacobian="identity"`` none.
 
     Args:
         predict: The predictor to bend; it is differentiated, so no inference mode may be active.
         grid: Of the sampler.
         wanted: See :class:`Inpainting`.
+        clip: Of the sampler. What is compared and differentiated is the clean sample that the sampler goes on with; the
+            one before clipping is noise over ``alpha`` at the first steps of a network that answers epsilon, and
+            following it destroys the chunk.
     """
     weights = wanted.weights[..., None]
     strongest = torch.as_tensor(wanted.strongest, dtype=wanted.values.dtype, device=wanted.values.device)
     if strongest.ndim:
         strongest = strongest[:, None, None]
 
+    def clipped(x0: Tensor) -> Tensor:
+        return x0 if clip is None else x0.clamp(-clip, clip)
+
     def bent(x: Tensor, i: int) -> Tensor:
         alpha, sigma = grid.alpha[i], grid.sigma[i]
+        square = sigma**2 / (alpha**2 + sigma**2)
+        strength = strongest if alpha * square <= 0 else strongest.clamp(max=sigma / (alpha * square))
+        if wanted.jacobian == "identity":
+            with torch.no_grad():
+                x0 = predict(x, i)
+                return x0 + sigma * strength * alpha / (alpha**2 + sigma**2) * weights * (wanted.values - clipped(x0))
         with torch.enable_grad():
             held = x.detach().requires_grad_(True)
             x0 = predict(held, i)
-            pull = (weights * (wanted.values - x0)).detach()
-            (gradient,) = torch.autograd.grad(x0, held, grad_outputs=pull)
-        square = sigma**2 / (alpha**2 + sigma**2)
-        strength = strongest if alpha * square <= 0 else strongest.clamp(max=sigma / (alpha * square))
+            seen = clipped(x0)
+            pull = (weights * (wanted.values - seen)).detach()
+            (gradient,) = torch.autograd.grad(seen, held, grad_outputs=pull)
         return x0.detach() + sigma * strength * gradient
 
     return bent

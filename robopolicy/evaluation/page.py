@@ -128,7 +128,7 @@ def _between(between: Mapping[str, Any]) -> str:
     """Which way from chunk to chunk the episodes were run with."""
     own = {
         "ensemble": ("every", "decay", "oldest_first"),
-        "rtc": ("every", "strongest", "mask", "recent"),
+        "rtc": ("every", "strongest", "mask", "jacobian", "recent"),
     }.get(between["kind"], ("every",))
     told = ", ".join(f"{name} {between[name]}" for name in own if between[name] is not None)
     return f"Between chunks: {between['kind']}" + (f" ({told})." if told else ".")

@@ -174,3 +174,30 @@ def test_weights_are_those_of_equation_5():
     assert soft_weights(4, 0, 0).sum() == 0
     with pytest.raises(ConfigError, match="fixed <= overlap"):
         soft_weights(15, 5, 4)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_identity_is_the_jacobian_of_unit_gaussian_data(name):
+    grid = PROCESSES[name]().grid(6)
+    plain = gaussian(grid, torch.eye(TP))
+    both = [Inpainting(*vars(wanted(1, hard(), 5.0)).values())] * 2
+    both[1] = Inpainting(both[0].values, both[0].weights, 5.0, "identity")
+    for i in range(len(grid)):
+        x = draw(seed=i)
+        one, other = (inpainted(plain, grid, way)(x, i) for way in both)
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_clipped_does_not_pull():
+    """Noise over alpha before clipping, as of a network that answers epsilon: only the clipped sample may count."""
+    grid = PROCESSES["vp"]().grid(16)
+
+    def predict(x, i):
+        return (x - grid.sigma[i] * 0.9 * x) / grid.alpha[i]
+
+    x = 3 * draw()
+    free = predict(x, 0)
+    assert free.abs().min() > 1  # alpha is 0.0005
+    held = inpainted(predict, grid, wanted(1, hard(), 5.0), 1.0)(x, 0)
+    torch.testing.assert_close(held, free)
+    assert (inpainted(predict, grid, wanted(1, hard(), 5.0))(x, 0) - free).abs().max() > 1e4  # control
