@@ -85,7 +85,7 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def peer(policy, width, rows=None):
+def peer(policy, width):
     """robomimic's own algorithm as its trainer makes it, with two observation keys, and the weights of the policy."""
     modules, settings = adapted._robomimic(), adapted._settings(policy.network.sizes)
     with settings.values_unlocked():
