@@ -315,8 +315,9 @@ class ChunkNetwork(nn.Module, ABC):
             weights[row, first:] = soft_weights(horizon - first, fixed, count)
         device = state.device
         encoded = self.action_form.encode(torch.as_tensor(values, device=device), state)
+        ways = {getattr(prefix, "jacobian", Inpainting.jacobian) for prefix in prefixes if prefix is not None}
         bound = torch.as_tensor(strongest, dtype=torch.float32, device=device)
-        return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device), bound)
+        return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device), bound, *sorted(ways)[:1])
 
     def _encoded(
         self, batch: Batch, rng: torch.Generator | None, keep_goal: Tensor | None = None

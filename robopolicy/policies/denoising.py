@@ -274,7 +274,9 @@ class DenoisingPolicy(ChunkNetwork):
 
     def _continue(self, features: Features, generators: Sequence[np.random.Generator], wanted: Inpainting) -> Tensor:
         """Real-time chunking, see :func:`robopolicy.diffusion.guidance.inpainted`."""
-        predict = inpainted(self.predictor(features), self.grid, wanted)
+        with torch.enable_grad():  # a network may prepare itself otherwise when nothing will be differentiated
+            free = self.predictor(features)
+        predict = inpainted(free, self.grid, wanted, self.process.clip)
         return self._run(predict, generators, features.steps.device)
 
     def _run(
