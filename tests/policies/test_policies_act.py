@@ -1,18 +1,22 @@
 """ACT as a policy: protocol, index convention, loss and its masks, determinism, refusals, training and resuming."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from robopolicy import checkpoint
+from robopolicy.data.store import Episode, EpisodeStore
 from robopolicy.errors import ConfigError, DataError, EmbodimentMismatchError, NonFiniteError
 from robopolicy.models.act import ActOutput
 from robopolicy.models.action_form import INCREMENT_STREAM
 from robopolicy.normalize import Normalizer
-from robopolicy.policies import build_policy
+from robopolicy.policies import build_policy, load_policy
 from robopolicy.protocols import BatchPolicy, Policy, TrainablePolicy
 from robopolicy.registry import load_target
+from robopolicy.training.run import resume, train
 from robopolicy.types import Batch
 
 TP = 12
@@ -246,3 +250,40 @@ def test_refusals(make, seen):
         policy.network.head.bias.fill_(float("nan"))
     with pytest.raises(NonFiniteError):
         policy.act(seen)
+
+
+def test_ten_steps_equal_five_and_five(panda, tmp_path):
+    """With dropout, z and increments; the control is another seed."""
+    draw, steps = np.random.default_rng(0), 20
+    with EpisodeStore.create(tmp_path / "store.zarr", panda, task="reach", joints=False) as store:
+        for _ in range(4):
+            ends = draw.uniform(0.3, 0.6, (2, len(panda.state)))
+            state = np.linspace(*ends, steps).astype(np.float32)
+            streams = {"state": state, "action": state, "time_ns": np.arange(steps, dtype=np.int64) * 50_000_000}
+            store.append(Episode(streams=streams))
+    parameters = {**SMALL, "act": {**ACT, "dropout": 0.5}, "environment_state": False, "action_form": "increment"}
+
+    def run(name, seed):
+        stage = {"policy": "act", "steps": 10, "batch_size": 8, "checkpoint_every": 5, "parameters": parameters,
+                 "validation": {"fraction": 0.25, "every": 4}}  # fmt: skip
+        train(
+            {"seed": seed, "device": "cpu", "stages": {"policy": stage}},
+            tmp_path / "store.zarr",
+            tmp_path / name,
+            progress=False,
+        )
+        return weights(name)
+
+    def weights(name):
+        return checkpoint.load(checkpoint.latest(tmp_path / name)).tensors("weights")
+
+    ten, other = run("ten", 0), run("other", 1)
+    for path in (tmp_path / "ten" / "checkpoints").glob("*/step_*10"):
+        shutil.rmtree(path)
+    (tmp_path / "ten" / "train.json").unlink()
+    assert any(not torch.equal(ten[name], value) for name, value in weights("ten").items()), "cut back to five"
+    resume(tmp_path / "ten", progress=False)
+    again = weights("ten")
+    assert not [name for name, value in ten.items() if not torch.equal(again[name], value)]
+    assert [name for name, value in ten.items() if not torch.equal(other[name], value)]
+    assert load_policy(tmp_path / "ten", device="cpu").spec.prediction_horizon == TP
