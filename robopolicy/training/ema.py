@@ -37,7 +37,9 @@ class Ema:
         model.optimization_step += 1
         model.cur_decay_value = model.get_decay(model.optimization_step)
         # one pass over the weights; the library's own step makes three
-        averaged = [(shadow, p.detach()) for shadow, p in zip(model.shadow_params, self.module.parameters(), strict=True)]
+        averaged = [
+            (shadow, p.detach()) for shadow, p in zip(model.shadow_params, self.module.parameters(), strict=True)
+        ]
         trained = [p.requires_grad for p in self.module.parameters()]
         moving = [pair for pair, moves in zip(averaged, trained, strict=True) if moves]
         if moving:
