@@ -9,6 +9,7 @@ from robopolicy.deploy.config import DaemonConfig
 from robopolicy.embodiment import Embodiment
 from robopolicy.embodiment_view import find_view, stored_views
 from robopolicy.errors import DeployError, explain
+from robopolicy.exported import exported_cameras, is_exported
 from robopolicy.protocols import Policy
 from robopolicy.registry import load_target
 
@@ -35,7 +36,11 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     """
     name, policy = config.policy, None
     check_policy(name)
-    if Path(name).is_dir():
+    if is_exported(name):
+        from robopolicy.export import load_exported
+
+        policy = load_exported(name, threads=config.deploy.torch_threads)
+    elif Path(name).is_dir():
         from robopolicy.policies import load_policy
 
         several = stored_views(_checkpoint(Path(name)).document("policy")) is not None
@@ -93,6 +98,8 @@ def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
     check_policy(name)
     if not Path(name).is_dir():
         return ()
+    if is_exported(name):
+        return exported_cameras(name, card)
     stored = _checkpoint(Path(name))
     views = stored_views(stored.document("policy"))
     if views is not None:

@@ -1,8 +1,8 @@
 """The layers of a 1-D U-Net over short chunks as matrix products in time-first layout [T, B, C], for CPUs.
 
 A kernel of K taps over T steps is ``out[t] = sum_k x[t + k - K // 2] @ W[k]``. With time in front, every tap is one
-product of two contiguous slices: nothing is unfolded and nothing multiplies the padding (a third of the work of a kernel
-of 5 over 4 steps). Convolution libraries are built for long signals and lose half of their time at these sizes.
+product of two contiguous slices: nothing is unfolded and nothing multiplies the padding (a third of the work of a
+kernel of 5 over 4 steps). Convolution libraries are built for long signals and lose half of their time at these sizes.
 
 Group norm, Mish and FiLM are one differentiable function, with Mish and its derivative in one exponential:
 with ``q = 1 + e^y``, ``r = 1 / (q^2 + 1)`` and ``t = tanh(ln q) = 1 - 2 r``, ``mish(y) = y t`` and
