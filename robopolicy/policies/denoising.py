@@ -274,7 +274,8 @@ class DenoisingPolicy(ChunkNetwork):
 
     def _continue(self, features: Features, generators: Sequence[np.random.Generator], wanted: Inpainting) -> Tensor:
         """Real-time chunking, see :func:`robopolicy.diffusion.guidance.inpainted`."""
-        with torch.enable_grad():  # a network may prepare itself otherwise when nothing will be differentiated
+        # a network may prepare itself otherwise where nothing will be differentiated
+        with torch.set_grad_enabled(wanted.jacobian == "network"):
             free = self.predictor(features)
         predict = inpainted(free, self.grid, wanted, self.process.clip)
         return self._run(predict, generators, features.steps.device)

@@ -4,36 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sim_policies import Wander
+from sim_between_policies import Follower
 from sim_shared_policies import tiny_diffusion
 
 from robopolicy.control.between import BetweenConfig, Prefix
 from robopolicy.control.latency import LatencyModel
 from robopolicy.sim.env import Env
 from robopolicy.sim.episode import run_episode
+from robopolicy.sim.inference import InferenceServer, RemotePolicy, Slot
 from robopolicy.sim.rollout import rollout
 from robopolicy.types import ActionChunk
 
 RUN = {"task": "pick_place", "embodiment": "panda", "split": "test", "max_steps": 30}
 RTC = BetweenConfig(kind="rtc")
 ENSEMBLE = BetweenConfig(kind="ensemble")
-
-
-class Follower(Wander):
-    """Wanders, but where there is a prefix it begins with that and goes on from it; remembers what it was told."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.told = []
-
-    def act(self, observation, *, rng, prefix=None, goal=None):
-        chunk = super().act(observation, rng=rng)
-        self.told.append((int(observation.time_ns[-1]), prefix))
-        if prefix is not None:
-            fixed = prefix.horizon
-            chunk.values[:] += prefix.values[fixed - 1] - chunk.values[fixed - 1]
-            chunk.values[:fixed] = prefix.values[:fixed]
-        return chunk
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +92,55 @@ def test_a_short_horizon_is_asked_about_earlier(env):
 
 @pytest.mark.parametrize("between", [RTC, ENSEMBLE])
 def test_results_do_not_depend_on_workers_or_order(between):
-    settings = {**RUN, "between": between, "latency": 100, "max_steps": 12}
-    alone = [r.outcome() for r in rollout(tiny_diffusion, episodes=[0, 1], inference="here", **settings)]
-    two = [r.outcome() for r in rollout(tiny_diffusion, episodes=[1, 0], workers=2, **settings)]
+    settings = {**RUN, "between": between, "latency": 100}
+    alone = [r.outcome() for r in rollout(Follower, episodes=[0, 1], inference="here", **settings)]
+    two = [r.outcome() for r in rollout(Follower, episodes=[1, 0], workers=2, **settings)]
     assert alone == two
-    assert len({tuple(r["initial_state"]) for r in alone}) == 2
+    assert all(r["chunks"] >= 3 for r in alone)
 
 
 def test_a_shared_policy_answers_with_prefixes_whatever_the_order():
-    settings = {**RUN, "between": RTC, "latency": 100, "max_steps": 12, "inference": "shared", "inference_batch": 3}
-    one = [r.outcome() for r in rollout(tiny_diffusion, episodes=[0, 1], workers=1, **settings)]
-    two = [r.outcome() for r in rollout(tiny_diffusion, episodes=[1, 0], workers=2, **settings)]
-    assert one == two
-    naive = rollout(tiny_diffusion, episodes=[0, 1], workers=1, **{**settings, "between": None})
-    assert one != [r.outcome() for r in naive]  # control: the prefixes have arrived
+    settings = {**RUN, "latency": 100, "inference": "shared", "inference_batch": 3}
+    own = [r.outcome() for r in rollout(Follower, episodes=[0, 1], inference="here", **RUN, between=RTC, latency=100)]
+    said = []
+    two = rollout(Follower, episodes=[1, 0], workers=2, between=RTC, served=said.append, **settings)
+    assert own == [r.outcome() for r in two]
+    assert said == ["shared, passes of 3"]
+    naive = rollout(Follower, episodes=[0, 1], inference="here", **RUN, latency=100)
+    assert own != [r.outcome() for r in naive]  # control: the prefixes have arrived
+
+
+def test_requests_with_and_without_a_prefix_are_passed_apart(env):
+    """A real network: a row with a prefix is the same beside any other request, and is what it is alone."""
+    policy = tiny_diffusion(env)
+    env.reset(options={"split": "test", "index": 0})
+    frame = env.frame()
+    seen = env.observe([dataclasses.replace(frame, time_ns=frame.time_ns - 50_000_000), frame])
+    card, asked, found = env.embodiment, [], {}
+    rows = np.repeat(frame.state[None].astype(float), 6, axis=0)
+    prefix = Prefix(rows, frame.time_ns, card.control_dt_s, card.hash, horizon=2)
+    slots = [Slot(1 << 20) for _ in range(3)]
+    for slot, told in zip(slots, (None, prefix, None), strict=True):
+        with pytest.raises(LookupError) as caught:
+            RemotePolicy(policy.spec, slot, _raise).act(seen, rng=4, prefix=told)
+        asked.append((slot, caught.value.args[0]))
+    for chosen in ([0, 1, 2], [1], [0], [2, 1]):
+        server = InferenceServer(policy, 2)
+        answers = server.answer([asked[i] for i in chosen])
+        assert all(answer.problem is None for answer in answers), answers
+        for i, answer in zip(chosen, answers, strict=True):
+            values = slots[i].get(ActionChunk, answer.chunk).values
+            assert np.array_equal(found.setdefault(i, values), values)
+            with pytest.raises(LookupError) as caught:  # the answer lies where the question lay: ask again
+                RemotePolicy(policy.spec, slots[i], _raise).act(seen, rng=4, prefix=prefix if i == 1 else None)
+            asked[i] = (slots[i], caught.value.args[0])
+    assert np.array_equal(found[0], found[2])
+    assert not np.allclose(found[0], found[1], atol=1e-3)
+    np.testing.assert_allclose(found[1], policy.act(seen, rng=4, prefix=prefix).values, atol=1e-4)
+
+
+def _raise(question):
+    raise LookupError(question)
 
 
 def test_guidance_holds_the_old_chunk_and_leaves_the_tail(env):
