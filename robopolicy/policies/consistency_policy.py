@@ -197,9 +197,10 @@ class ConsistencyPolicy(DenoisingPolicy):
 
     def after_step(self) -> None:
         """The average follows the weights; called by the trainer."""
-        pairs = list(self.target.parameters()), list(self.network.parameters())
+        average: list[Tensor] = list(self.target.parameters())
+        weights: list[Tensor] = list(self.network.parameters())
         with torch.no_grad():
-            torch._foreach_lerp_(*pairs, 1.0 - self.config.target_decay)
+            torch._foreach_lerp_(average, weights, 1.0 - self.config.target_decay)
 
     def loss(self, batch: Batch, *, rng: torch.Generator | None = None, present: Tensor | None = None) -> Losses:
         """See this module; masked, withheld and repeated as in :meth:`DenoisingPolicy.loss`.
@@ -228,7 +229,10 @@ class ConsistencyPolicy(DenoisingPolicy):
         trajectory, denoising = self._both(x0, noise, start, stop, features, mask)
         per_sample = trajectory + self.config.denoising_weight * denoising
         total = per_sample.mean()
-        parts = {"trajectory": trajectory.mean().detach(), "denoising": denoising.mean().detach()}
+        parts: dict[str, float | Tensor] = {
+            "trajectory": trajectory.mean().detach(),
+            "denoising": denoising.mean().detach(),
+        }
         repeat = self.config.noise_samples
         return Losses(total, parts, per_sample.detach().unflatten(0, (-1, repeat)).mean(1))
 

@@ -108,7 +108,7 @@ class RisingNoise(VariancePreserving):
         constant_share: See :class:`StreamingPolicyConfig`.
     """
 
-    samplers = ("ddim",)
+    samplers: tuple[str, ...] = ("ddim",)  # type: ignore[assignment]
 
     def __init__(self, schedule: NoiseSchedule, part: NDArray[np.int64], constant_share: float):
         super().__init__(schedule)
@@ -227,7 +227,8 @@ class StreamingPolicy(DenoisingPolicy):
                 return to_x0(prediction, self.network.denoise(x, conditions[i]), x, alpha[i], sigma[i])
             both = torch.cat([x, x])
             clean = to_x0(prediction, self.network.denoise(both, conditions[i]), both, alpha[i], sigma[i])
-            return classifier_free(*clean.chunk(2), self.config.guidance)
+            with_goal, without = clean.chunk(2)
+            return classifier_free(with_goal, without, self.config.guidance)
 
         return predict
 
