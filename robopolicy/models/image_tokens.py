@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robopolicy.errors import ConfigError, explain
 from robopolicy.models.features import Features, FeatureWidths
+from robopolicy.models.language import SentenceLanguage, TableLanguage
 from robopolicy.models.observation import ObservationEncoder
 from robopolicy.models.vision import VisionConfig, VisualEncoder
 from robopolicy.normalize import Normalizer
@@ -78,7 +79,7 @@ class TokenEncoder(ObservationEncoder):
         normalizer: Normalizer,
         vision: VisionConfig,
         hidden: int = 0,
-        language: nn.Module | None = None,
+        language: TableLanguage | SentenceLanguage | None = None,
     ):
         super().__init__(spec, normalizer, vision, hidden, language)
         channels = 0

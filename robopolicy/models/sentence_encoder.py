@@ -55,8 +55,8 @@ class _Layer(nn.Module):
         def split(values: Tensor) -> Tensor:
             return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        parts = (split(part(x)) for part in (self.query, self.key, self.value))
-        mixed = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        query, key, value = (split(part(x)) for part in (self.query, self.key, self.value))
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         x = self.norm1(x + self.out(mixed))
         return self.norm2(x + self.down(functional.gelu(self.up(x))))
 

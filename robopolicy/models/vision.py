@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -256,7 +257,7 @@ class CameraEncoders(nn.ModuleDict):
         lead = [images[name].shape[:2] for name in self.cameras]
         flat = [images[name].flatten(0, 1) for name in self.cameras]
         if self.config.shared:
-            encoder = self[SHARED]
+            encoder = cast(VisualEncoder, self[SHARED])
             crops = torch.cat([encoder.crop(each, augment=augment, rng=rng) for each in flat])
             encoded = encoder.encode(crops, augment=augment, rng=rng).split([len(each) for each in flat])
         else:
