@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.sim.task import BaseTask
+from robopolicy.sim.tasks.start_posture import hand_over
 
 if TYPE_CHECKING:
     from robopolicy.sim.scene import Scene
@@ -110,8 +111,17 @@ class ToolTask(BaseTask):
 
     def bind_tool(self, scene: Scene, name: str) -> None:
         """Ids of the tool, whose geom is ``robot/<name>``."""
-        self._model, self._tool = scene.model, int(scene.model.geom(f"robot/{name}").id)
+        self._scene, self._model = scene, scene.model
+        self._tool = int(scene.model.geom(f"robot/{name}").id)
         self._wrench = np.zeros(6)
+
+    def show_hand(self, data: mujoco.MjData, tcp_height_m: float) -> None:
+        """Put the TCP over the middle of the thing that is seen, at a height, turned as it is; for a picture."""
+        x, y, yaw = self._pose
+        card, position = self._scene.embodiment, self._scene.joint_position(data)
+        for joint, angle_rad in hand_over(card, (x, y, tcp_height_m), yaw).items():
+            position[card.joints.index(joint)] = angle_rad
+        self._scene.place(data, position)
 
     def begin(self, x_m: float, y_m: float, yaw_rad: float) -> None:
         """Remember where the thing is seen, and begin the figures anew."""

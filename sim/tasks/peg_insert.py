@@ -166,6 +166,10 @@ class PegInsert(ToolTask):
         x, y, yaw = self._pose
         return np.array([x, y, PEG_BELOW_TCP_M, math.cos(yaw), math.sin(yaw)], np.float32)
 
+    def show_goal(self, data: mujoco.MjData) -> None:
+        """The peg at the bottom of the socket that is seen, in the hand."""
+        self.show_hand(data, PEG_BELOW_TCP_M)
+
     def tick(self, data: mujoco.MjData) -> None:
         """Depth now, and the largest force so far."""
         self.load_n(data)

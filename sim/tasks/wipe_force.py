@@ -155,6 +155,10 @@ class WipeForce(ToolTask):
         """The band of force, N: f32 [2]."""
         return np.array(self.band_n, np.float32)
 
+    def show_goal(self, data: mujoco.MjData) -> None:
+        """The pad pressed on the middle of the plate that is seen, as deep as the middle of the band takes."""
+        self.show_hand(data, PLATE_M + PAD_BELOW_TCP_M - sum(self.band_n) / 2 / self.springs.along_n_m)
+
     def tick(self, data: mujoco.MjData) -> None:
         """Force and motion of the pad now."""
         self._force_n = self.load_n(data)

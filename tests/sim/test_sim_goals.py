@@ -56,6 +56,31 @@ def test_the_picture_shows_the_goal(task):
     assert env.task.success(env.data)
 
 
+@pytest.mark.parametrize(
+    ("task", "robot"), [("peg_insert", "panda"), ("peg_insert", "ur5e_2f85"), ("wipe_force", "panda")]
+)
+def test_the_picture_shows_the_tool_where_it_has_to_be(task, robot):
+    import mujoco
+
+    env = Env(task, robot, split="val")
+    for index in range(8):
+        env.reset(options={"index": index})
+        if index == 0:
+            now, goal = env.picture("front"), env.goal_image("front")
+            assert not np.array_equal(now, goal)
+            assert np.array_equal(env.picture("front"), now)
+        site, (x, y, yaw) = env.scene.tcp_site[""], env.task._pose
+        before = env.data.site_xpos[site].copy()
+        env.task.show_goal(env.data)
+        mujoco.mj_kinematics(env.model, env.data)
+        there, axis = env.data.site_xpos[site], env.data.site_xmat[site].reshape(3, 3)[:, 0]
+        np.testing.assert_allclose(there[:2], (x, y), atol=1e-3)
+        np.testing.assert_allclose(axis[:2], (np.cos(yaw), np.sin(yaw)), atol=1e-2)
+        if task == "peg_insert":
+            np.testing.assert_allclose(there, env.task.goal(env.data)[:3], atol=1e-3)
+        assert before[2] - there[2] > 0.05  # control: it was not there before
+
+
 def test_the_goal_vector_is_where_the_cube_ends():
     env = Env("pick_place", "ur5e_2f85", split="val")
     result = run_episode(env, env.task.expert(env), split="val", index=1)
