@@ -52,6 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "configs": set(),
     "diffusion": BASE,
     "models": BASE,
+    # what says that a folder is an exported policy, for those who may not know policies
+    "exported": BASE,
+    "export": BASE | {"diffusion", "models", "policies", "exported"},
     "policies": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models"},
     # control: forward kinematics, with which converters repair a recorded pose; normalize: one range per robot
     # evaluation: the style and the blocks of pages
@@ -59,13 +62,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": BASE | {"control", "checkpoint", "evaluation", "diffusion", "models", "policies", "data"},
     "sim": BASE | {"control", "evaluation", "data"},
     # evaluation: the record of an episode is the same in simulation and on the arm
-    "deploy": BASE | {"control", "checkpoint", "evaluation", "data"},
+    "deploy": BASE | {"control", "checkpoint", "evaluation", "data", "exported"},
     "deploy.drivers": BASE | {"control", "checkpoint", "evaluation", "data", "deploy", "sim"},
 }
 KNOWS_EVERYTHING = {"cli", "api", "assess", "subject", "demo", "__main__"}
 EXCEPTIONS: dict[str, set[str]] = {
     # Builds the policy inside the one process of the daemon that hosts it; imported on the call, never with the module.
-    "robopolicy.deploy.policy_source": {"policies"},
+    "robopolicy.deploy.policy_source": {"policies", "export"},
 }
 # The root has only lazy exports, so naming it (for the version) pulls nothing in.
 HARMLESS = {""}
