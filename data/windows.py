@@ -263,8 +263,8 @@ class WindowDataset:
         np.take(self._time, seen, out=out["time_ns"], mode="clip")
         if self._goals is not None:
             draw = np.asarray(indices, np.int64) // self._size
-            flat = (part[:, 0] for part in rows)
-            self._goals.gather(self.episode_of(indices), *flat, draw, out["goal"])
+            newest, first, final = (part[:, 0] for part in rows)
+            self._goals.gather(self.episode_of(indices), newest, first, final, draw, out["goal"])
 
     def frame_places(self, indices: NDArray[np.integer]) -> dict[str, NDArray[np.int64]]:
         """Where the frames of a batch are in their tiers: stream -> int64 [B * To]."""

@@ -34,7 +34,8 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
         EmbodimentMismatchError: it was made for another robot.
         DeployError: it reads a camera that the daemon does not stream, or the name means nothing.
     """
-    name, policy = config.policy, None
+    name = config.policy
+    policy: Policy | None = None
     check_policy(name)
     if is_exported(name):
         from robopolicy.export import load_exported
@@ -44,8 +45,9 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
         from robopolicy.policies import load_policy
 
         several = stored_views(_checkpoint(Path(name)).document("policy")) is not None
-        options = {"device": config.deploy.device, "weights": config.deploy.weights}
-        policy = load_policy(name, embodiment=card if several else None, **options)
+        deploy = config.deploy
+        only = card if several else None
+        policy = load_policy(name, embodiment=only, device=deploy.device, weights=deploy.weights)
     elif name in BASELINES:
         from robopolicy.policies import build_policy as build_baseline
 

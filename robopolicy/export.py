@@ -143,7 +143,7 @@ class ExportedPolicy:
             raise CheckpointError(
                 explain("the exported embodiment was altered", given=card.hash, allowed=document["embodiment_hash"])
             )
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in document["spec"].items()}
+        stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document["spec"].items()}
         self._spec = PolicySpec(embodiment=card, **stored)
         normalizer = Normalizer.from_dict(document["normalizer"])
         spec = self._spec
@@ -279,7 +279,7 @@ def _require(*modules: str) -> None:
 
 
 @contextmanager
-def _plainly(network: nn.Module) -> Iterator[None]:
+def _plainly(network: Any) -> Iterator[None]:
     """The network layer by layer, which is what a runtime's own optimiser knows."""
     was = getattr(network, "by_taps", None)
     if was is not None:

@@ -289,7 +289,7 @@ def _takes_prefixes(policy: Policy) -> bool:
 
 def _padded(policy: BatchPolicy, asked: Sequence[_Asked], rows: int) -> list[ActionChunk]:
     filled = [*asked, *[asked[0]] * (rows - len(asked))]
-    rngs = [*[one.rng for one in asked], *[0] * (rows - len(asked))]
+    rngs: list[int | np.random.Generator] = [*[one.rng for one in asked], *[0] * (rows - len(asked))]
     told = ([one.prefix for one in filled],) if asked[0].prefix is not None else ()
     return list(policy.act_batch([one.observation for one in filled], rngs, *told)[: len(asked)])
 

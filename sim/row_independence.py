@@ -73,5 +73,12 @@ def _made_up_prefix(spec: PolicySpec, seen: Observation, draw: np.random.Generat
     card, rows = spec.embodiment, max(1, spec.prediction_horizon // 2)
     values = draw.uniform(card.action.lower, card.action.upper, (rows, len(card.action)))
     t0_ns, fixed = int(seen.time_ns[-1]), int(draw.integers(rows + 1))
-    way = {"strongest": like.strongest, "jacobian": like.jacobian}
-    return Prefix(values, t0_ns, card.control_dt_s, card.hash, horizon=fixed, **way)
+    return Prefix(
+        values,
+        t0_ns,
+        card.control_dt_s,
+        card.hash,
+        horizon=fixed,
+        strongest=like.strongest,
+        jacobian=like.jacobian,
+    )

@@ -247,8 +247,8 @@ def _inside(folder: Path, relative: str) -> Path:
 def sweep_blocks(sweep: Sequence[Mapping[str, Any]]) -> list[Markup | str]:
     """Curve and table of a latency sweep, see :func:`robopolicy.evaluation.sweep.latency_sweep`."""
     points = [{"x": point["latency_ms"], "y": point["rate"], "interval": point["wilson_95"]} for point in sweep]
-    head = ("latency (ms)", "successes", "n", "rate", "Wilson 95 %", "missing setpoints", "largest seam step (\u00d7)")
-    head += ("mean seam jump (mm)",)
+    words = ("latency (ms)", "successes", "n", "rate", "Wilson 95 %", "missing setpoints", "largest seam step (\u00d7)")
+    head = (*words, "mean seam jump (mm)")
     rows = [
         (
             point["latency_ms"],

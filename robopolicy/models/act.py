@@ -133,7 +133,9 @@ class _Attend(_Sublayer):
         """[B, N, W]; ``padding`` bool [B, M] is True for keys that nobody looks at."""
         seen = self.enter(x)
         query = seen + position
-        key, value = (query, seen) if memory is None else (memory + memory_position, memory)
+        key, value = query, seen
+        if memory is not None and memory_position is not None:
+            key, value = memory + memory_position, memory
         return self.leave(x, self.attention(query, key, value, key_padding_mask=padding, need_weights=False)[0])
 
 
@@ -283,10 +285,11 @@ class ActNetwork(nn.Module):
         for (name, _), values in zip(self.widths.low_dim, low_dim, strict=True):
             tokens.append(self.project[name](values))  # [B, To, W]
         tokens += [self.project[name](getattr(features, name))[:, None] for name in self.single]
-        positions = [self.positions]
+        positions: list[Tensor] = [self.positions]
         for camera, values in enumerate(features.maps):
             flat = self.image(values.flatten(0, 1))  # [B * To, W, h, w]
             tokens.append(flat.flatten(2).transpose(1, 2).unflatten(0, values.shape[:2]).flatten(1, 2))
-            place = sine_positions_2d(*values.shape[-2:], self.config.width).to(flat.device).flatten(0, 1)
+            height, width = values.shape[-2:]
+            place = sine_positions_2d(height, width, self.config.width).to(flat.device).flatten(0, 1)
             positions.append((place + self.camera[camera][:, None]).flatten(0, 1)[None])
         return torch.cat(tokens, dim=1), torch.cat(positions, dim=1)

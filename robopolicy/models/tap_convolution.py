@@ -237,7 +237,7 @@ class _NormMish(torch.autograd.Function):
             y = torch.addcmul(bias, centred, factor)
             u, r = _exponential(y)
             t = torch.add(y.new_ones(()), r, alpha=-2.0)
-            if scale is not None:
+            if scale is not None and d_scale is not None:
                 d_scale[rows] = _over_time((y * t).mul_(g))
                 g = g * scale[rows]
             u.mul_(r)

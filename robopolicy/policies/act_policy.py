@@ -122,7 +122,7 @@ class ActPolicy(ChunkNetwork):
             per_sample = masked_mean(error, mask)
         else:
             per_sample = (error * mask).mean((1, 2))
-        parts = {"l1": per_sample.mean().detach()}
+        parts: dict[str, float | Tensor] = {"l1": per_sample.mean().detach()}
         if output.posterior is not None:
             divergence = output.posterior.divergence()
             parts["kl"] = divergence.mean().detach()

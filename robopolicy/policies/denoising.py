@@ -261,7 +261,8 @@ class DenoisingPolicy(ChunkNetwork):
                 return to_x0(prediction, self.network.denoise(shown, conditions[i]), x, alpha, sigma)
             both = self.network.denoise(torch.cat([shown, shown]), conditions[i])
             clean = to_x0(prediction, both, torch.cat([x, x]), alpha, sigma)
-            return classifier_free(*clean.chunk(2), self.config.guidance)
+            with_goal, without = clean.chunk(2)
+            return classifier_free(with_goal, without, self.config.guidance)
 
         return predict
 

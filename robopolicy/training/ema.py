@@ -35,7 +35,8 @@ class Ema:
         """After every optimiser step."""
         model = self.model
         model.optimization_step += 1
-        model.cur_decay_value = model.get_decay(model.optimization_step)
+        decay = float(model.get_decay(model.optimization_step))
+        model.cur_decay_value = decay  # type: ignore[assignment]
         # one pass over the weights; the library's own step makes three
         averaged = [
             (shadow, p.detach()) for shadow, p in zip(model.shadow_params, self.module.parameters(), strict=True)
@@ -43,7 +44,7 @@ class Ema:
         trained = [p.requires_grad for p in self.module.parameters()]
         moving = [pair for pair, moves in zip(averaged, trained, strict=True) if moves]
         if moving:
-            torch._foreach_lerp_([s for s, _ in moving], [p for _, p in moving], 1.0 - model.cur_decay_value)
+            torch._foreach_lerp_([s for s, _ in moving], [p for _, p in moving], 1.0 - decay)
         for (shadow, weight), moves in zip(averaged, trained, strict=True):
             if not moves:
                 shadow.copy_(weight)
