@@ -1220,7 +1220,7 @@ static PyTypeObject PathType = {
 
 /* track(path, follower or None, limiter, time_ns, nullspace, position [J], velocity [J], reference [A], command [J]) -> True
  * when the request goes through, (bits, touched) when it met limits, None when it is not finite, False when the measured position or
- * velocity is not; in the last two cases nothing was done. */
+ * velocity is not or has another width; in the last two cases nothing was done. */
 static PyObject *track(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     double reference[MOST_ACTIONS], wish[MOST_JOINTS], measured[MOST_JOINTS];
     unsigned long long touched;
@@ -1238,7 +1238,16 @@ static PyObject *track(PyObject *module, PyObject *const *args, Py_ssize_t count
     if (follower ? follower->width != path->width || follower->joints != limiter->count : path->width != limiter->count)
         return PyErr_Format(PyExc_ValueError, "path, follower and limiter are of different robots");
     for (int i = 5; i < 7; i++) {
-        if (read_doubles(args[i], measured, limiter->count) < 0) return NULL;
+        if (read_doubles(args[i], measured, limiter->count) < 0) { /* not contiguous doubles, or another number of them */
+            PyErr_Clear();
+            PyObject *numbers = contiguous(args[i]);
+            int read = numbers ? read_doubles(numbers, measured, limiter->count) : -1;
+            Py_XDECREF(numbers);
+            if (read < 0) {
+                PyErr_Clear();
+                Py_RETURN_FALSE;
+            }
+        }
         if (!all_finite(measured, limiter->count)) Py_RETURN_FALSE;
     }
     path_at(path, time_ns, reference);

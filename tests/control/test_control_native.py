@@ -290,3 +290,25 @@ def test_a_measurement_that_is_not_finite_is_a_fault_while_tracking(
                 assert np.isfinite(done.setpoint.position).all()
                 assert (done.mode == "fault") == (tick >= 5 and field != "control")
             assert ("measured state" in (executor.fault or "")) == (field != "control")
+
+
+@needs_native
+@pytest.mark.parametrize("kind", ["float32", "strided", "short", "control"])
+def test_a_driver_may_measure_in_any_numbers_but_not_too_few(kind: str) -> None:
+    """What is no buffer of doubles is converted; another width is a fault and a limited stop, never an exception."""
+    card = load_embodiment("panda")
+    home, still = Kinematics(card).tcp_state(card.home_position), np.zeros(len(card.joints))
+    forms = {
+        "float32": lambda v: v.astype(np.float32),
+        "strided": lambda v: np.repeat(v, 2)[::2],
+        "short": lambda v: v[:-1],
+        "control": lambda v: v,
+    }
+    executor = Executor(card)
+    executor.reset(RobotState(0, card.home_position, still))
+    assert executor.submit(ActionChunk(np.tile(home, (6, 1)), 0, card.control_dt_s, card.hash), 0).accepted
+    for tick in range(5):
+        state = RobotState(tick * 10_000_000, forms[kind](executor.command), forms[kind](still))
+        done = executor.tick(state, tick * 10_000_000)
+        assert np.isfinite(done.setpoint.position).all()
+        assert (done.mode == "fault") == (kind == "short")
