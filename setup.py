@@ -6,6 +6,7 @@ the only place that knows this.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -33,22 +34,31 @@ def packages_and_folders() -> dict[str, str]:
 
 PACKAGES = packages_and_folders()
 
-# Optional: without a C compiler the Python modules beside it do the same work. Contraction to fused operations is off,
-# so that both round alike.
+# Optional: without a C compiler the Python modules beside them do the same work. Contraction to fused operations is
+# off so that the control tick rounds alike in both. OpenMP is not linked: torch brings its own, loaded before.
+POSIX, LINUX = os.name == "posix", sys.platform == "linux"
 NATIVE = Extension(
     "robopolicy.control._native",
     ["robopolicy/control/_native.c"],
-    extra_compile_args=["-O3", "-ffp-contract=off"] if os.name == "posix" else [],
+    extra_compile_args=["-O3", "-ffp-contract=off"] if POSIX else [],
+    optional=True,
+)
+NORM_MISH = Extension(
+    "robopolicy.models._norm_mish",
+    ["robopolicy/models/_norm_mish.c"],
+    extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"] + (["-fopenmp"] if LINUX else [])
+    if POSIX
+    else [],
     optional=True,
 )
 
 setup(
-    ext_modules=[NATIVE],
+    ext_modules=[NATIVE, NORM_MISH],
     packages=sorted(PACKAGES),
     package_dir=PACKAGES,
     include_package_data=False,  # only what stands below: the folders of YAML are data, not packages
     package_data={
-        "robopolicy": ["py.typed", "control/*.pyi"],
+        "robopolicy": ["py.typed", "control/*.pyi", "models/*.pyi"],
         "robopolicy.configs": ["**/*.yaml"],
         "robopolicy.sim": ["**/*.xml"],
     },

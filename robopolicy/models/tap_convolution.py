@@ -4,10 +4,6 @@ A kernel of K taps over T steps is ``out[t] = sum_k x[t + k - K // 2] @ W[k]``. 
 product of two contiguous slices: nothing is unfolded and nothing multiplies the padding (a third of the work of a
 kernel of 5 over 4 steps). Convolution libraries are built for long signals and lose half of their time at these sizes.
 
-Group norm, Mish and FiLM are one differentiable function, with Mish and its derivative in one exponential:
-with ``q = 1 + e^y``, ``r = 1 / (q^2 + 1)`` and ``t = tanh(ln q) = 1 - 2 r``, ``mish(y) = y t`` and
-``mish'(y) = t + 4 y q r (q r - r)``.
-
 Weights keep the shapes of ``nn.Conv1d`` [out, in, K] and ``nn.ConvTranspose1d`` [in, out, K]; :func:`arrange` stores
 them tap after tap in memory, so that ``W[k]`` [in, out] is a view. In any other order they are copied at each use.
 """
@@ -20,16 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["arrange", "convolve", "downsample", "norm_mish", "upsample"]
+from robopolicy.models.norm_mish import over_time
+
+__all__ = ["arrange", "convolve", "downsample", "upsample"]
 
 FEW_ROWS = 64
 """Up to this many rows T * B, one product over unfolded steps takes less time than one per tap."""
-
-ROWS_AT_ONCE = 64
-"""Of the batch, in the element-wise part: what is between fits into the cache of a core."""
-
-LARGEST_EXPONENT = 20.0
-"""Mish is the identity in single precision from here on; e^y is kept from overflowing."""
 
 
 def arrange(module: nn.Module) -> None:
@@ -57,24 +49,6 @@ def convolve(x: Tensor, layer: nn.Conv1d) -> Tensor:
     if torch.is_grad_enabled():
         return cast(Tensor, _Convolution.apply(x, taps, bias))
     return _convolved(x, taps, bias)
-
-
-def norm_mish(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """``scale * mish(group_norm(x)) + shift``. [T, B, C] -> [T, B, C].
-
-    Args:
-        x: [T, B, C].
-        norm: Of C channels.
-        scale, shift: [B, C], both or none.
-    """
-    if torch.is_grad_enabled():
-        return cast(Tensor, _NormMish.apply(x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps))
-    if x.shape[1] == 1:  # time-first is channels-last then, which the library's own kernel reads
-        channels = x.permute(1, 2, 0)[..., None]
-        normed = F.group_norm(channels, norm.num_groups, norm.weight, norm.bias, norm.eps)
-        h = F.mish(normed)[..., 0].permute(2, 0, 1)
-        return h if scale is None or shift is None else torch.addcmul(shift, h, scale)
-    return _normed(x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps)[0]
 
 
 def downsample(x: Tensor, layer: nn.Conv1d) -> Tensor:
@@ -157,97 +131,4 @@ class _Convolution(torch.autograd.Function):
             torch.mm(flat.t(), g, out=d_taps[half])
             for tap, (target, source) in offsets:
                 torch.mm(flat[source].t(), g[target], out=d_taps[tap])
-        return d_x, d_taps, _over_time(g[:, None]).view(-1) if ctx.needs_input_grad[2] else None
-
-
-def _over_time(x: Tensor) -> Tensor:
-    """[T, B, C] -> sum [B, C], as a product, which takes less time than a reduction."""
-    return torch.mm(x.new_ones(1, len(x)), x.reshape(len(x), -1)).view(x.shape[1:])
-
-
-def _pooled(x: Tensor, groups: int, count: int) -> Tensor:
-    """Sum over each group divided by ``count``, in the place of every channel of it. [B, C] -> [B, C]."""
-    grouped = x.view(len(x), groups, -1)
-    return (grouped.sum(2, keepdim=True) / count).expand_as(grouped).reshape(x.shape)
-
-
-def _parts(rows: int) -> list[slice]:
-    return [slice(first, min(first + ROWS_AT_ONCE, rows)) for first in range(0, rows, ROWS_AT_ONCE)]
-
-
-def _exponential(y: Tensor) -> tuple[Tensor, Tensor]:
-    """``q`` and ``r``, see this module."""
-    q = y.clamp(max=LARGEST_EXPONENT).exp_().add_(1.0)
-    return q, (q * q).add_(1.0).reciprocal_()
-
-
-def _normed(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, groups: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The answer of :func:`norm_mish`, ``mean`` and ``1 / deviation`` [B, C]."""
-    count = len(x) * (x.shape[2] // groups)
-    mean = _pooled(_over_time(x), groups, count)
-    out, inverse = torch.empty_like(x), torch.empty_like(mean)
-    for rows in _parts(x.shape[1]):
-        y = x[:, rows] - mean[rows]
-        deviation = _pooled(_over_time(y * y), groups, count).add_(eps).rsqrt_()
-        inverse[rows] = deviation
-        torch.addcmul(bias, y, deviation.mul_(weight), out=y)
-        t = _exponential(y)[1].mul_(-2.0).add_(1.0)
-        if scale is None or shift is None:
-            torch.mul(y, t, out=out[:, rows])
-        else:
-            torch.addcmul(shift[rows], y.mul_(t), scale[rows], out=out[:, rows])
-    return out, mean, inverse
-
-
-class _NormMish(torch.autograd.Function):
-    """:func:`norm_mish` with its derivatives.
-
-    Only the input is kept for them. At these sizes memory is slower than arithmetic: what lies between is made anew,
-    for as many rows at once as stay in the cache.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        scale: Tensor | None,
-        shift: Tensor | None,
-        groups: int,
-        eps: float,
-    ) -> Tensor:
-        out, mean, inverse = _normed(x, weight, bias, scale, shift, groups, eps)
-        ctx.groups = groups
-        ctx.save_for_backward(x, weight, bias, mean, inverse, scale)
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, inverse, scale = ctx.saved_tensors
-        count = len(x) * (x.shape[2] // ctx.groups)
-        d_x, d_y, d_factor = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
-        d_scale = None if scale is None else torch.empty_like(mean)
-        for rows in _parts(x.shape[1]):
-            g, centred = gradient[:, rows], x[:, rows] - mean[rows]
-            factor = inverse[rows] * weight
-            y = torch.addcmul(bias, centred, factor)
-            u, r = _exponential(y)
-            t = torch.add(y.new_ones(()), r, alpha=-2.0)
-            if scale is not None and d_scale is not None:
-                d_scale[rows] = _over_time((y * t).mul_(g))
-                g = g * scale[rows]
-            u.mul_(r)
-            slope = r.neg_().add_(u).mul_(u).mul_(y)
-            at_y = t.add_(slope, alpha=4.0).mul_(g)
-            d_y[rows] = _over_time(at_y)
-            d_factor[rows] = _over_time(torch.mul(at_y, centred, out=slope))
-            common = _pooled(d_y[rows] * factor, ctx.groups, count)
-            lean = _pooled(d_factor[rows] * factor, ctx.groups, count).mul_(inverse[rows]).mul_(inverse[rows])
-            at_y.mul_(factor).sub_(common)
-            torch.addcmul(at_y, centred, lean, value=-1.0, out=d_x[:, rows])
-        d_shift = None if scale is None else _over_time(gradient)
-        return d_x, (d_factor * inverse).sum(0), d_y.sum(0), d_scale, d_shift, None, None
+        return d_x, d_taps, over_time(g[:, None]).view(-1) if ctx.needs_input_grad[2] else None

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from robopolicy.errors import ConfigError, explain
 from robopolicy.models.denoiser import ChunkDenoiser
 from robopolicy.models.features import Features, FeatureWidths
-from robopolicy.models.tap_convolution import arrange, convolve, downsample, norm_mish, upsample
+from robopolicy.models.norm_mish import norm_mish
+from robopolicy.models.tap_convolution import arrange, convolve, downsample, upsample
 from robopolicy.models.unet_plan import LARGEST_BATCH, Plan
 from robopolicy.schema import build as build_config
 
@@ -163,7 +164,7 @@ class FilmUNet1d(ChunkDenoiser):
         films = self.films(times.repeat_interleave(rows, dim=0), vector.repeat(len(times), 1))
         if rows <= LARGEST_BATCH and not torch.is_grad_enabled() and self._takes_taps(vector):
             plan = Plan(self, rows)
-            halves = [film.view(len(times), rows, 1, -1).chunk(2, dim=-1) for film in films]
+            halves = [film.view(len(times), rows, -1).chunk(2, dim=-1) for film in films]
             pairs = [list(zip(scale.unbind(), shift.unbind(), strict=True)) for scale, shift in halves]
             return [_Planned(plan, [pair[i] for pair in pairs]) for i in range(len(times))]
         return [[film[i * rows : (i + 1) * rows] for film in films] for i in range(len(times))]

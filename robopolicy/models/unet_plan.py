@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robopolicy.models.norm_mish import norm_mish_into
+
 __all__ = ["LARGEST_BATCH", "Plan"]
 
 LARGEST_BATCH = 8
@@ -72,7 +74,7 @@ class Plan:
         self._output = self._product(head.weight.flatten(1).t(), head.bias, last.inner)
 
     def __call__(self, x: Tensor, films: Sequence[Film]) -> Tensor:
-        """[B, Tp, A] and the FiLM parameters of each block, ``scale`` and ``shift`` [B, 1, C] -> [B, Tp, A]."""
+        """[B, Tp, A] and the FiLM parameters of each block, ``scale`` and ``shift`` [B, C] -> [B, Tp, A]."""
         self._input.copy_(x)
         for step in self._steps:
             step(films)
@@ -102,15 +104,18 @@ class Plan:
         y = self._product(matrix, conv.bias, entry.windows(self._kernel))
         room = self._room(entry.steps, conv.out_channels)
         target, channels = room.inner, y.transpose(1, 2)[..., None]  # channels-last in memory
+        steps_first, target_first = y.transpose(0, 1), target.transpose(0, 1)
         groups, weight, bias, eps = norm.num_groups, norm.weight, norm.bias, norm.eps
 
         def run(films: Sequence[Film]) -> None:
+            scale, shift = (None, None) if block is None else films[block]
+            if norm_mish_into(target_first, steps_first, norm, scale, shift):
+                return
             h = F.mish(F.group_norm(channels, groups, weight, bias, eps))[..., 0].transpose(1, 2)
-            if block is None:
+            if scale is None or shift is None:
                 target.copy_(h)
             else:
-                scale, shift = films[block]
-                torch.addcmul(shift, h, scale, out=target)
+                torch.addcmul(shift[:, None], h, scale[:, None], out=target)
 
         self._steps.append(run)
         return room

@@ -1,0 +1,48 @@
+_Strides = tuple[int, int]
+
+MOST_CHANNELS: int
+
+def forward(
+    x: int,
+    x_strides: _Strides,
+    out: int,
+    out_strides: _Strides,
+    mean: int,
+    inverse: int,
+    weight: int,
+    bias: int,
+    scale: int,
+    shift: int,
+    film: int,
+    steps: int,
+    rows: int,
+    channels: int,
+    groups: int,
+    eps: float,
+    threads: int,
+    /,
+) -> None: ...
+def backward(
+    x: int,
+    x_strides: _Strides,
+    gradient: int,
+    gradient_strides: _Strides,
+    out: int,
+    out_strides: _Strides,
+    mean: int,
+    inverse: int,
+    weight: int,
+    bias: int,
+    scale: int,
+    at_bias: int,
+    at_weight: int,
+    at_scale: int,
+    at_shift: int,
+    film: int,
+    steps: int,
+    rows: int,
+    channels: int,
+    groups: int,
+    threads: int,
+    /,
+) -> None: ...
