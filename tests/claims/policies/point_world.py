@@ -109,12 +109,16 @@ def way(position: Array, side: float) -> Array:
     return position + to_line * min(SPEED_M / np.linalg.norm(to_line), 1.0)
 
 
-def demonstrate(rng: np.random.Generator, pauses: tuple[int, int] = (0, 0)) -> tuple[Array, Array]:
+def demonstrate(
+    rng: np.random.Generator, pauses: tuple[int, int] = (0, 0), undecided_m: float = 0.05
+) -> tuple[Array, Array]:
     """One demonstration.
 
     Args:
         rng: Decides everything.
         pauses: Shortest and longest stay, in steps, before the first step and after the disc.
+        undecided_m: Who begins below the disc and not farther from the middle line throws the coin; others go round
+            on their own side.
 
     Returns:
         States and commands, both f64 [n, 2], in m.
@@ -125,7 +129,7 @@ def demonstrate(rng: np.random.Generator, pauses: tuple[int, int] = (0, 0)) -> t
         position = rng.uniform((-0.8, -1.0), (0.8, 0.9))
         while np.hypot(*position) < RADIUS_M + 0.1:
             position = rng.uniform((-0.8, -1.0), (0.8, 0.9))
-        if abs(position[0]) > 0.05 or position[1] > 0:
+        if abs(position[0]) > undecided_m or position[1] > 0:
             side = float(np.sign(position[0]) or 1.0)
     waits = [int(rng.integers(pauses[0], pauses[1] + 1)) for _ in range(2)]
     states, commands = [], []
@@ -150,14 +154,16 @@ def follow(position: Array, command: Array) -> Array:
     return position + move * (min(length, MOST_M) / length if length > 0 else 0.0)
 
 
-def make_store(path: str | Path, episodes: int, seed: int, pauses: tuple[int, int] = (0, 0)) -> EpisodeStore:
+def make_store(
+    path: str | Path, episodes: int, seed: int, pauses: tuple[int, int] = (0, 0), undecided_m: float = 0.05
+) -> EpisodeStore:
     """A store of demonstrations; of the same seed the same, and none of them is an episode of :func:`run`.
 
     Args:
         path: A folder that does not exist yet.
         episodes: How many.
         seed: Of all of them.
-        pauses: See :func:`demonstrate`.
+        pauses, undecided_m: See :func:`demonstrate`.
 
     Returns:
         The store, open for reading.
@@ -165,7 +171,7 @@ def make_store(path: str | Path, episodes: int, seed: int, pauses: tuple[int, in
     with EpisodeStore.create(path, card(), task="point_world", joints=False) as store:
         rows = []
         for index in range(episodes):
-            states, commands = demonstrate(generator("point_world", "train", seed, index), pauses)
+            states, commands = demonstrate(generator("point_world", "train", seed, index), pauses, undecided_m)
             time_ns = np.arange(len(states), dtype=np.int64) * 100_000_000 + 100_000_000
             rows.append(Episode({"state": states, "action": commands, "time_ns": time_ns}, success=True))
         store.append_many(rows)
