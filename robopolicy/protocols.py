@@ -33,6 +33,8 @@ class PolicySpec:
         goal: Width G of the goal vector that it reads, 0 for none.
         environment_names: Entries of the privileged state that it reads, by name; () takes all as they are.
         goal_names: [G] entries of the goal that it reads, likewise.
+        continues: Whether a new chunk follows the ``prefix`` that :meth:`Policy.act` gets, which real-time chunking
+            needs; others ignore it.
     """
 
     embodiment: Embodiment
@@ -48,6 +50,7 @@ class PolicySpec:
     goal: int = 0
     environment_names: tuple[str, ...] = ()
     goal_names: tuple[str, ...] = ()
+    continues: bool = False
 
 
 @runtime_checkable

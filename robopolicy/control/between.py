@@ -21,6 +21,7 @@ from typing import Literal
 from numpy.typing import ArrayLike
 
 from robopolicy.control.ensemble import Ensemble
+from robopolicy.errors import ConfigError, explain
 from robopolicy.protocols import PolicySpec
 from robopolicy.schema import setting
 from robopolicy.types import ActionChunk
@@ -35,18 +36,22 @@ Scheduled = Callable[[int, int], ActionChunk | None]
 
 @dataclass(frozen=True)
 class BetweenConfig:
-    """How one chunk follows another. Defaults are those of the sources; ``rtc`` costs one backward pass per step."""
+    """How one chunk follows another.
+
+    Defaults are those of the sources but for ``jacobian``: the published one costs a backward pass per step, five times
+    the latency on a CPU, and leaves larger seams (tests/claims/policies/delay_seams.py measures both).
+    """
 
     kind: Literal["naive", "ensemble", "rtc"] = setting("one of naive, ensemble, rtc", default="naive")
     every: int | None = setting("control steps between two requests; null: Ta, of ensemble 1", default=None, ge=1)
-    strongest: float = setting("rtc: bound of the guidance, beta; 0 switches it off", default=5.0, ge=0)
+    strongest: float = setting("rtc: bound of the guidance, beta; 0 switches it off; published 5", default=20.0, ge=0)
     mask: Literal["soft", "hard"] = setting(
         "rtc: soft also follows the rest of the old chunk, less and less; hard only what will be executed",
         default="soft",
     )
     jacobian: Literal["network", "identity"] = setting(
         "rtc: network, as published, costs a backward pass per step; identity none, and holds more firmly",
-        default="network",
+        default="identity",
     )
     recent: int = setting("rtc: the delay expected is the longest of this many", default=10, ge=1)
     decay: float = setting("ensemble: m of the weights exp(-m i)", default=0.01, ge=0)
@@ -65,8 +70,8 @@ class Prefix(ActionChunk):
         jacobian: See :class:`robopolicy.diffusion.guidance.Inpainting`.
     """
 
-    strongest: float = 5.0
-    jacobian: str = "network"
+    strongest: float = 20.0
+    jacobian: str = "identity"
 
     def __init__(
         self,
@@ -76,8 +81,8 @@ class Prefix(ActionChunk):
         embodiment: str,
         valid: ArrayLike | None = None,
         horizon: int | None = None,
-        strongest: float = 5.0,
-        jacobian: str = "network",
+        strongest: float = 20.0,
+        jacobian: str = "identity",
     ) -> None:
         super().__init__(values, t0_ns, dt_s, embodiment, valid, horizon)
         vars(self).update(strongest=float(strongest), jacobian=jacobian)
@@ -90,9 +95,21 @@ class Between:
         config: Which way.
         spec: Of the policy.
         expected_ns: Delay from observation to chunk that is expected before one has been measured.
+
+    Raises:
+        ConfigError: ``rtc`` with a policy that does not continue a chunk: it would be ``naive`` by another name.
     """
 
     def __init__(self, config: BetweenConfig, spec: PolicySpec, expected_ns: int = 0):
+        if config.kind == "rtc" and not spec.continues:
+            raise ConfigError(
+                explain(
+                    "this policy does not continue the chunk that is being executed, so it cannot be run as rtc",
+                    given="between.kind=rtc",
+                    allowed=("naive", "ensemble"),
+                    mend="train a policy that denoises (diffusion, flow, beso), or choose another way",
+                )
+            )
         self.config, self._spec, self._card = config, spec, spec.embodiment
         self._dt_ns = round(self._card.control_dt_s * 1e9)
         self._delays: deque[int] = deque([max(0, int(expected_ns))], maxlen=config.recent)

@@ -36,14 +36,14 @@ class Inpainting:
         weights: f32 [B, Tp], 1 where it is fixed, 0 where it is free.
         strongest: Bound of the guidance, beta of the paper, one or f32 [B]; 0 is no guidance.
         jacobian: ``network``, as published, by one backward pass per step; ``identity`` takes that of unit Gaussian
-            data, ``alpha / (alpha^2 + sigma^2)``, in its place: no backward pass, and firmer where the network is sure
-            of itself and hardly listens to ``x``.
+            data, ``alpha / (alpha^2 + sigma^2)``, in its place: no backward pass, firmer where the network is sure of
+            itself and hardly listens to ``x``, and never a pull of more than the whole way, however strong.
     """
 
     values: Tensor
     weights: Tensor
-    strongest: float | Tensor = 5.0
-    jacobian: str = "network"
+    strongest: float | Tensor = 20.0
+    jacobian: str = "identity"
 
 
 def soft_weights(horizon: int, fixed: int, overlap: int) -> NDArray[np.float32]:

@@ -121,6 +121,9 @@ class ChunkNetwork(nn.Module, ABC):
         DataError: statistics missing or of the wrong width.
     """
 
+    CONTINUES: ClassVar[bool] = False
+    """Whether :meth:`_continue` follows what is being executed."""
+
     config: ChunkConfig
 
     def __init__(
@@ -159,6 +162,7 @@ class ChunkNetwork(nn.Module, ABC):
             goal=goal_width(config.goal),
             environment_names=config.environment_names,
             goal_names=goal_names(config.goal),
+            continues=self.CONTINUES,
         )
         self.action_form = ActionForm(config.action_form, embodiment, normalizer, config.observation_horizon, horizon)
         self.encoder = self._make_encoder()

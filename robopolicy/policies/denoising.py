@@ -119,6 +119,8 @@ class DenoisingPolicy(ChunkNetwork):
         DataError: statistics missing or of the wrong width.
     """
 
+    CONTINUES: ClassVar[bool] = True
+
     config: DenoisingConfig
     network: ChunkDenoiser
 

@@ -88,7 +88,7 @@ def test_a_stopped_arm_has_no_future(executor):
 
 
 def spec(to=2, ta=8, tp=16):
-    return PolicySpec(CARD, to, ta, tp)
+    return PolicySpec(CARD, to, ta, tp, continues=True)
 
 
 def asked(between, delay, steps=40):
@@ -154,3 +154,11 @@ def test_all_faults_are_named():
     with pytest.raises(ConfigError, match="naive") as caught:
         build(BetweenConfig, {"kind": "rtcs", "mask": "firm", "every": 0}, "between")
     assert len(caught.value.problems) == 3
+
+
+def test_rtc_with_a_policy_that_does_not_continue_is_refused():
+    deaf = PolicySpec(CARD, 2, 8, 16)
+    with pytest.raises(ConfigError, match="does not continue"):
+        Between(BetweenConfig(kind="rtc"), deaf)
+    assert Between(BetweenConfig(), deaf).interval == 8
+    assert Between(BetweenConfig(kind="rtc"), spec()).interval == 8

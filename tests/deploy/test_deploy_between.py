@@ -1,5 +1,7 @@
 """The daemon tells the worker what is scheduled: through shared memory, by absolute time, of the present run only."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,10 @@ START = 10**12
 
 class Spy(ScriptedPolicy):
     """Remembers its prefixes; every chunk stands where the newest state says, so its value is the step."""
+
+    @property
+    def spec(self):
+        return dataclasses.replace(super().spec, continues=True)
 
     def act(self, observation, *, rng, prefix=None, goal=None):
         seen.append(prefix)
@@ -119,7 +125,7 @@ def test_rtc_hands_the_policy_a_prefix_of_the_measured_delay(bus, executor):
     prefix = seen[-1]
     assert prefix.horizon == 3
     assert prefix.t0_ns == START + 8 * DT
-    assert prefix.strongest == 5.0
+    assert prefix.strongest == 20.0
     np.testing.assert_allclose(prefix.values, executor.scheduled(START + 8 * DT, 3 * DT).values, atol=1e-9)
 
 

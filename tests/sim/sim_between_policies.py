@@ -1,5 +1,7 @@
 """A cheap policy that follows what is still scheduled, alone and in batches; importable by spawned workers."""
 
+import dataclasses
+
 import numpy as np
 from sim_policies import Wander
 
@@ -9,6 +11,7 @@ class Follower(Wander):
 
     def __init__(self, env):
         super().__init__(env)
+        self.spec = dataclasses.replace(self.spec, continues=True)
         self.told = []
 
     def act(self, observation, *, rng, prefix=None, goal=None):
