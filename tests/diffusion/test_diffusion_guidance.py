@@ -24,7 +24,7 @@ RHO = 0.9
 
 def wanted(batch, weights, strongest=1e9, value=0.7):
     weights = torch.as_tensor(weights, dtype=torch.float32).expand(batch, TP)
-    return Inpainting(torch.full((batch, TP, A), value), weights, strongest)
+    return Inpainting(torch.full((batch, TP, A), value), weights, strongest, "network")
 
 
 def hard():
@@ -156,7 +156,7 @@ def test_rows_have_their_own_bound_and_weights():
     plain = gaussian(grid, smooth_covariance())
     x, weights = draw(3), torch.as_tensor(np.stack([hard(), hard(), np.zeros(TP, np.float32)]))
     strongest = torch.tensor([5.0, 0.0, 5.0])
-    bent = inpainted(plain, grid, Inpainting(torch.full((3, TP, A), 0.7), weights, strongest))(x, 2)
+    bent = inpainted(plain, grid, Inpainting(torch.full((3, TP, A), 0.7), weights, strongest, "network"))(x, 2)
     alone = inpainted(plain, grid, wanted(1, hard(), strongest=5.0))(x[:1], 2)
     torch.testing.assert_close(bent[:1], alone)
     torch.testing.assert_close(bent[1:], plain(x, 2)[1:])  # no bound, no weight: no guidance
@@ -201,3 +201,24 @@ def test_what_is_clipped_does_not_pull():
     held = inpainted(predict, grid, wanted(1, hard(), 5.0), 1.0)(x, 0)
     torch.testing.assert_close(held, free)
     assert (inpainted(predict, grid, wanted(1, hard(), 5.0))(x, 0) - free).abs().max() > 1e4  # control
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_with_the_identity_no_bound_pulls_further_than_the_whole_way(name):
+    grid = PROCESSES[name]().grid(6)
+    plain = gaussian(grid, smooth_covariance())
+
+    def answer(x, i, bound):
+        held = wanted(2, hard(), bound)
+        return inpainted(plain, grid, Inpainting(held.values, held.weights, bound, "identity"), 1.0)(x, i)
+
+    for i in range(len(grid)):
+        if grid.alpha[i] <= 0:
+            continue  # x is noise alone: there is nothing to hold yet
+        x = 3 * draw(2, seed=i)
+        none, some, most = (answer(x, i, bound) for bound in (0.0, 1.0, 1e6))
+        gaps = [(way[:, :FIXED] - 0.7).abs() for way in (none, some, most)]
+        assert (gaps[2] < 1e-5).all()
+        assert (gaps[1] <= gaps[0] + 1e-6).all()
+        assert gaps[0].max() > 1e-2  # control
+        torch.testing.assert_close(most[:, FIXED:], plain(x, i)[:, FIXED:].clamp(-1, 1))  # what is free stays
