@@ -3,17 +3,22 @@
 ::
 
     state [B, To, S], environment_state, image/<camera>, goal, noise [B, Tp, A] --policy.onnx--> chunk [B, Tp, A]
+    scheduled [B, Tp, A], weight [B, Tp], strongest [B]: what it shall agree with; weight 0 for nothing
 
 Normalisation, encoder, network and the sampler's loop, unrolled over its grid, are in the graph; the noise is an input,
-so that the answer is a function of its inputs. ``policy.json`` beside it says what is fed and how the chunk becomes
-physical. :func:`load_exported` gives a :class:`~robopolicy.protocols.Policy` that runs it through onnxruntime.
+so that the answer is a function of its inputs. Real-time chunking is in it with the Jacobian of unit data, which needs
+no gradients. ``policy.json`` beside it says what is fed and how the chunk becomes physical. :func:`load_exported` gives
+a :class:`~robopolicy.protocols.Policy` that runs it through onnxruntime.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robopolicy.diffusion.guidance import Inpainting, inpainted
 from robopolicy.diffusion.samplers import SAMPLERS
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import CheckpointError, ConfigError, MissingDependencyError, NonFiniteError, ShapeError, explain
@@ -31,6 +37,7 @@ from robopolicy.exported import DOCUMENT, FORMAT, GRAPH, read_document
 from robopolicy.models.action_form import ActionForm
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.checks import check_observation
+from robopolicy.policies.continuation import scheduled
 from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Observation
@@ -38,6 +45,10 @@ from robopolicy.types import ActionChunk, Observation
 __all__ = ["ExportedPolicy", "export_policy", "load_exported"]
 
 OPSET = 20
+MOST_DIFFERENCE = 0.02
+"""Of normalised values, a hundredth of their range. Answering epsilon at the first time divides the network's rounding
+by alpha, which is hardly above 0 there; other predictions stay below 1e-4."""
+
 PROVIDERS = (
     "TensorrtExecutionProvider",
     "CUDAExecutionProvider",
@@ -45,6 +56,10 @@ PROVIDERS = (
     "CPUExecutionProvider",
 )
 """Tried in this order, as far as the installed runtime has them."""
+
+
+OWN = ("noise", "scheduled", "weight", "strongest")
+"""Inputs beside those that are observed."""
 
 
 class _Graph(nn.Module):
@@ -56,11 +71,13 @@ class _Graph(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         policy = self.policy
-        given = dict(zip([*self.names, "noise"], values, strict=True))
+        given = dict(zip([*self.names, *OWN], values, strict=True))
         images = {name: given[f"image/{name}"] for name in policy.spec.cameras}
         features = policy.encoder(given.get("state"), given.get("environment_state"), images, goal=given.get("goal"))
         sampler, _ = SAMPLERS[policy.sampler.kind]
-        return sampler(policy.predictor(features), given["noise"], policy.grid, clip=policy.process.clip)
+        wanted = Inpainting(given["scheduled"], given["weight"], given["strongest"], "identity")
+        predict = inpainted(policy.predictor(features), policy.grid, wanted, policy.process.clip)
+        return sampler(predict, given["noise"], policy.grid, clip=policy.process.clip)
 
 
 def export_policy(policy: Any, out: str | Path) -> Path:
@@ -75,18 +92,40 @@ def export_policy(policy: Any, out: str | Path) -> Path:
         The folder.
 
     Raises:
-        ConfigError: a policy that cannot be exported, with the reason.
+        ConfigError: a policy that cannot be exported, with the reason; a graph that does not answer what the policy
+            answers, in which case nothing is left behind and an earlier export stays.
         MissingDependencyError: the ``onnx`` extra is not installed.
     """
     _check_exportable(policy)
     _require("onnx", "onnxscript")
     folder = Path(out)
     folder = folder.with_suffix("") if folder.suffix == ".onnx" else folder
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        _write(policy, Path(beside))
+        difference = _difference(policy, Path(beside))
+        if difference is not None and difference > MOST_DIFFERENCE:
+            raise ConfigError(
+                explain(
+                    "the graph does not answer what the policy answers, so it was not kept",
+                    given=f"normalised values differ by {difference:.2g}",
+                    allowed=f"up to {MOST_DIFFERENCE}",
+                    mend="another version of onnx or onnxruntime, or another sampler",
+                )
+            )
+        document = {**_document(policy), "largest_difference": difference}
+        (Path(beside) / DOCUMENT).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for name in (GRAPH, DOCUMENT):
+            os.replace(Path(beside) / name, folder / name)
+    return folder
+
+
+def _write(policy: DenoisingPolicy, folder: Path) -> None:
     was = policy.training
     graph = _Graph(policy).eval()
     example = _example(policy)
-    names = [*graph.names, "noise"]
+    names = [*graph.names, *OWN]
     try:
         with torch.no_grad(), _plainly(policy.network), _quietly():
             torch.onnx.export(
@@ -102,8 +141,32 @@ def export_policy(policy: Any, out: str | Path) -> Path:
             )
     finally:
         policy.train(was)
-    (folder / DOCUMENT).write_text(json.dumps(_document(policy), indent=1), encoding="utf-8")
-    return folder
+
+
+def _difference(policy: DenoisingPolicy, folder: Path) -> float | None:
+    """Largest difference of normalised chunks between graph and policy on invented inputs; None without a runtime."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
+    graph, was, largest = _Graph(policy).eval(), policy.training, 0.0
+    generator = torch.Generator().manual_seed(0)
+    for weight in (0.0, 1.0):
+        given = dict(_example(policy))
+        for name, (shape, kind) in _inputs(policy.spec).items():
+            drawn = torch.rand((1, *shape), generator=generator)
+            given[name] = (255 * drawn).to(torch.uint8) if kind is np.uint8 else drawn
+        given["weight"] = given["weight"] + weight
+        moved = [value.to(policy.action_form.scale.device) for value in given.values()]
+        with torch.no_grad(), _plainly(policy.network):
+            expected = graph(*moved).cpu().numpy()
+        answer = session.run(["chunk"], {name: value.cpu().numpy() for name, value in given.items()})[0]
+        largest = max(largest, float(np.abs(answer - expected).max()))
+    policy.train(was)
+    return largest
 
 
 def load_exported(path: str | Path, *, providers: Sequence[str] | None = None, threads: int = 0) -> ExportedPolicy:
@@ -163,7 +226,7 @@ class ExportedPolicy:
         Raises:
             ShapeError: an input is missing.
         """
-        wanted = [*self._inputs, "noise"]
+        wanted = [*self._inputs, *OWN]
         if missing := [name for name in wanted if name not in inputs]:
             raise ShapeError(explain("inputs missing", given=missing, allowed=wanted))
         answer: np.ndarray = self._session.run(["chunk"], {name: inputs[name] for name in wanted})[0]
@@ -177,11 +240,12 @@ class ExportedPolicy:
         prefix: ActionChunk | None = None,
         goal: Any = None,
     ) -> ActionChunk:
-        """See :class:`~robopolicy.protocols.Policy`; ``prefix`` is ignored, the graph holds no gradients.
+        """See :class:`~robopolicy.protocols.Policy`.
 
         The noise is that of the policy it was exported from, so both answer the same.
 
         Raises:
+            ConfigError: a prefix that is to be followed by the network's Jacobian: the graph holds no gradients.
             ShapeError, NonFiniteError, EmbodimentMismatchError: as the exported policy's.
         """
         if goal is not None:
@@ -189,13 +253,27 @@ class ExportedPolicy:
         spec, card = self._spec, self._spec.embodiment
         check_observation(observation, spec)
         shape = (1, spec.prediction_horizon, len(card.action))
-        inputs = {"noise": np.random.default_rng(rng).standard_normal(shape, dtype=np.float32)}
+        state = torch.as_tensor(np.asarray(observation.state, np.float64)[None])
+        held = scheduled(spec, self._form, [observation], [prefix], state)
+        if prefix is not None and held.jacobian != "identity":
+            raise ConfigError(
+                explain(
+                    "an exported policy holds no gradients",
+                    given=f"between.jacobian={held.jacobian}",
+                    mend="set between.jacobian=identity",
+                )
+            )
+        inputs = {
+            "noise": np.random.default_rng(rng).standard_normal(shape, dtype=np.float32),
+            "scheduled": held.values.numpy(),
+            "weight": held.weights.numpy(),
+            "strongest": np.asarray(held.strongest, np.float32),
+        }
         for name, (_, dtype) in _inputs(spec).items():
             stream, _, camera = name.partition("/")
             value = getattr(observation, stream)
             inputs[name] = np.asarray(value[camera] if camera else value, dtype)[None]
         sample = torch.from_numpy(self.chunk(inputs)).double()
-        state = torch.as_tensor(np.asarray(observation.state, np.float64)[None])
         values = self._form.decode(sample, state).numpy()[0, spec.observation_horizon - 1 :]
         if not np.isfinite(values).all():
             raise NonFiniteError(explain("the policy's output is not finite", mend="export another checkpoint"))
@@ -227,7 +305,13 @@ def _example(policy: DenoisingPolicy) -> dict[str, Tensor]:
     }
     generator = torch.Generator(device).manual_seed(0)
     shape = (1, policy.spec.prediction_horizon, policy.action_form.width)
-    return {**example, "noise": torch.randn(shape, generator=generator, device=device)}
+    return {
+        **example,
+        "noise": torch.randn(shape, generator=generator, device=device),
+        "scheduled": torch.zeros(shape, device=device),
+        "weight": torch.zeros(shape[:2], device=device),
+        "strongest": torch.ones(1, device=device),
+    }
 
 
 def _document(policy: DenoisingPolicy) -> dict[str, Any]:
@@ -269,8 +353,6 @@ def _check_exportable(policy: Any) -> None:
 
 
 def _require(*modules: str) -> None:
-    import importlib.util
-
     absent = [m for m in modules if importlib.util.find_spec(m) is None]
     if absent:
         raise MissingDependencyError(

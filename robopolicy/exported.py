@@ -12,7 +12,7 @@ from robopolicy.errors import CheckpointError, explain
 __all__ = ["DOCUMENT", "FORMAT", "GRAPH", "exported_cameras", "is_exported", "read_document"]
 
 GRAPH, DOCUMENT = "policy.onnx", "policy.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def is_exported(path: str | Path) -> bool:

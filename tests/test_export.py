@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from robopolicy.control.between import Prefix
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import CheckpointError, ConfigError, EmbodimentMismatchError, ShapeError
 from robopolicy.normalize import Normalizer
@@ -72,10 +73,46 @@ def test_graph_answers_what_the_policy_answers(family, parameters, tmp_path):
         least = policy.grid.alpha[0] if policy.process.prediction == "epsilon" else 1.0
         assert np.abs((want.values - got.values) / span).max() < max(1e-4, 2e-6 / least)
         assert (got.t0_ns, got.horizon, got.dt_s) == (want.t0_ns, want.horizon, want.dt_s)
+        ahead = Prefix(
+            want.values[:9] + 0.01 * span,
+            got.t0_ns,
+            got.dt_s,
+            card.hash,
+            horizon=3,
+            strongest=20.0,
+            jacobian="identity",
+        )
+        held, told = policy.act(seen(card), rng=rng, prefix=ahead), loaded.act(seen(card), rng=rng, prefix=ahead)
+        assert np.abs((held.values - told.values) / span).max() < max(1e-4, 2e-6 / least)
+        assert np.abs((told.values - got.values) / span).max() > 1e-3  # control: it was followed
     # control: another observation, another noise
     other = loaded.act(seen(card, 0.6), rng=1).values
     assert np.abs(other - got.values).max() > 1e-4
     assert np.abs(loaded.act(seen(card), rng=0).values - got.values).max() > 1e-4
+
+
+def test_a_graph_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch):
+    import robopolicy.export as export
+
+    folder = export.export_policy(make("flow", sampler={"kind": "euler", "steps": 2}), tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert 0 < json.loads((folder / "policy.json").read_text())["largest_difference"] < 1e-4
+    monkeypatch.setattr(export, "MOST_DIFFERENCE", 0.0)
+    with pytest.raises(ConfigError, match="does not answer what the policy answers"):
+        export.export_policy(make("flow", sampler={"kind": "euler", "steps": 1}), tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_prefix_that_needs_gradients_is_refused(tmp_path):
+    from robopolicy.export import export_policy, load_exported
+
+    loaded = load_exported(export_policy(make("diffusion"), tmp_path / "a"), providers=["CPUExecutionProvider"])
+    card = loaded.spec.embodiment
+    chunk = loaded.act(seen(card), rng=0)
+    ahead = Prefix(chunk.values[:9], chunk.t0_ns, chunk.dt_s, card.hash, horizon=3, strongest=5.0, jacobian="network")
+    with pytest.raises(ConfigError, match="no gradients"):
+        loaded.act(seen(card), rng=0, prefix=ahead)
 
 
 def test_altered_and_absent_exports_are_refused(tmp_path):
@@ -92,7 +129,7 @@ def test_altered_and_absent_exports_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="not available"):
         load_exported(folder, providers=["NoSuchProvider"])
     document = json.loads((folder / DOCUMENT).read_text())
-    (folder / DOCUMENT).write_text(json.dumps({**document, "format": 2}))
+    (folder / DOCUMENT).write_text(json.dumps({**document, "format": 1}))
     with pytest.raises(CheckpointError, match="another format"):
         load_exported(folder)
     with pytest.raises(CheckpointError, match="no exported policy"):

@@ -106,8 +106,10 @@ def inpainted(predict: Predict, grid: Grid, wanted: Inpainting, clip: float | No
         strength = strongest if alpha * square <= 0 else strongest.clamp(max=sigma / (alpha * square))
         if wanted.jacobian == "identity":
             with torch.no_grad():
-                x0 = clipped(predict(x, i))
-                return x0 + sigma * strength * alpha / (alpha**2 + sigma**2) * weights * (wanted.values - x0)
+                raw = predict(x, i)
+                x0 = clipped(raw)
+                pulled = x0 + sigma * strength * alpha / (alpha**2 + sigma**2) * weights * (wanted.values - x0)
+                return torch.where(weights > 0, pulled, raw)
         with torch.enable_grad():
             held = x.detach().requires_grad_(True)
             x0 = predict(held, i)

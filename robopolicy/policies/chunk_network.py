@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from robopolicy.config import to_dict
-from robopolicy.diffusion.guidance import Inpainting, soft_weights
+from robopolicy.diffusion.guidance import Inpainting
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, NonFiniteError, explain
 from robopolicy.goals import GoalConfig, goal_names, goal_width
@@ -37,6 +37,7 @@ from robopolicy.models.vision import VisionConfig
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.changes import changed_config
 from robopolicy.policies.checks import check_observation, selected
+from robopolicy.policies.continuation import scheduled
 from robopolicy.protocols import PolicySpec
 from robopolicy.types import ActionChunk, Batch, Observation
 
@@ -276,7 +277,8 @@ class ChunkNetwork(nn.Module, ABC):
         with torch.no_grad() if told else torch.inference_mode():
             features = self._condition(observations)
             if told:
-                sample = self._continue(features, generators, self._prefix(observations, prefixes, seen))
+                wanted = scheduled(self._spec, self.action_form, observations, prefixes, seen)
+                sample = self._continue(features, generators, wanted)
             else:
                 sample = self._sample(features, generators)
             decoded = self.action_form.decode(sample.double(), seen)
@@ -298,30 +300,6 @@ class ChunkNetwork(nn.Module, ABC):
     def _continue(self, features: Features, generators: Sequence[np.random.Generator], wanted: Inpainting) -> Tensor:
         """As :meth:`_sample`, in agreement with what is being executed; a family that cannot do it samples freely."""
         return self._sample(features, generators)
-
-    def _prefix(
-        self, observations: Sequence[Observation], prefixes: Sequence[ActionChunk | None], state: Tensor
-    ) -> Inpainting:
-        """What is scheduled, in the network's form: the values that are still to come and how much each counts."""
-        first, horizon = self._spec.observation_horizon - 1, self._spec.prediction_horizon
-        values = np.zeros((len(observations), horizon, self.action_form.width))
-        weights = np.zeros((len(observations), horizon), np.float32)
-        strongest = [float(getattr(prefix, "strongest", Inpainting.strongest)) for prefix in prefixes]
-        for row, (observation, prefix) in enumerate(zip(observations, prefixes, strict=True)):
-            ahead = None if prefix is None else prefix.after(int(observation.time_ns[-1]))
-            if ahead is None:
-                continue
-            count = min(len(ahead.values), horizon - first)
-            fixed = min(ahead.horizon or 0, count)
-            values[row, first : first + count] = ahead.values[:count]
-            values[row, first + count :] = ahead.values[count - 1]
-            values[row, :first] = ahead.values[0]
-            weights[row, first:] = soft_weights(horizon - first, fixed, count)
-        device = state.device
-        encoded = self.action_form.encode(torch.as_tensor(values, device=device), state)
-        ways = {getattr(prefix, "jacobian", Inpainting.jacobian) for prefix in prefixes if prefix is not None}
-        bound = torch.as_tensor(strongest, dtype=torch.float32, device=device)
-        return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device), bound, *sorted(ways)[:1])
 
     def _encoded(
         self, batch: Batch, rng: torch.Generator | None, keep_goal: Tensor | None = None
