@@ -37,7 +37,8 @@ from robopolicy.training.feed import Source, open_source
 from robopolicy.training.interrupt import Interruption
 from robopolicy.training.log import RunLog
 from robopolicy.training.recipe import Recipe, Stage
-from robopolicy.training.trainer import Rollout, StageContext, Trainer, micro_batch
+from robopolicy.training.stage_context import Rollout, StageContext, micro_batch
+from robopolicy.training.trainer import Trainer
 
 __all__ = ["resume", "train"]
 
@@ -60,7 +61,7 @@ def train(
         recipe: A :class:`Recipe`, or the mapping of its YAML.
         data: Episode store, or the YAML of a mixture.
         out: Run directory; must not hold a run yet.
-        rollout: Validation in the world, see :class:`~robopolicy.training.trainer.Rollout`.
+        rollout: Validation in the world, see :class:`~robopolicy.training.stage_context.Rollout`.
         progress: Show a bar.
 
     Returns:

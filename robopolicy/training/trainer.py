@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from robopolicy import checkpoint
 from robopolicy.errors import ConfigError, explain
 from robopolicy.policies.loading import load_weights
-from robopolicy.protocols import Policy
 from robopolicy.schema import to_dict
 from robopolicy.seeding import generator
 from robopolicy.training.ema import Ema
@@ -33,61 +31,15 @@ from robopolicy.training.interrupt import Interruption, TrainingInterrupted
 from robopolicy.training.log import RunLog
 from robopolicy.training.not_finite import gradient_norm, inspect_batch, not_finite_error, not_finite_weights
 from robopolicy.training.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
-from robopolicy.training.order import Order, step_indices
+from robopolicy.training.order import step_indices
 from robopolicy.training.recipe import Recipe, Stage
+from robopolicy.training.stage_context import StageContext, micro_batch
 from robopolicy.types import Batch, Losses
 
-__all__ = ["BatchSource", "Rollout", "StageContext", "Trainer"]
+__all__ = ["Trainer"]
 
 ORDER_AHEAD = 500
 """Steps whose order is laid out at once: bounds memory, and is long enough to keep loader processes busy."""
-
-
-class BatchSource(Protocol):
-    """What the trainer asks of a loader; :class:`robopolicy.data.loader.Loader` is one."""
-
-    def batches(self, indices: np.ndarray) -> Iterator[Batch]:
-        """Batches of the loader's batch size over ``indices`` [n], in order."""
-        ...
-
-    def close(self) -> None:
-        """End the loader's processes, if it has any."""
-        ...
-
-
-class Rollout(Protocol):
-    """Validation in the world, handed in by whoever knows one; returns named scalars for the log."""
-
-    def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
-        """Run a few episodes with the policy as it is now (averaged weights, evaluation mode)."""
-        ...
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """Where a stage stands and what it is fed.
-
-    Attributes:
-        index, name: Of the stage within the recipe.
-        run_dir: Of the run.
-        train: Source of training batches, batch size ``micro_batch(...)``.
-        train_size: Windows in it.
-        validation: Batches of the held-out windows, the same at every call; empty for none.
-        documents: Further JSON documents of every checkpoint (embodiment, normaliser, recipe, data).
-        rollout: See :class:`Rollout`.
-        order: Of the training windows; None for epochs of all of them.
-    """
-
-    index: int
-    name: str
-    run_dir: Path
-    train: BatchSource
-    train_size: int
-    validation: BatchSource | None
-    validation_indices: np.ndarray
-    documents: Mapping[str, Any]
-    rollout: Rollout | None = None
-    order: Order | None = None
 
 
 class _LossModule(nn.Module):
@@ -446,21 +398,3 @@ class Trainer:
         self.step = int(state["step"])
         self.best_validation = math.inf if state["best_validation"] is None else float(state["best_validation"])
         self.last, self.seconds = dict(state["last"]), {**self.seconds, **state["seconds"]}
-
-
-def micro_batch(stage: Stage, processes: int) -> int:
-    """Samples of one forward pass on one process.
-
-    Raises:
-        ConfigError: the global batch does not divide.
-    """
-    size, rest = divmod(stage.batch_size, stage.accumulate * processes)
-    if rest or not size:
-        raise ConfigError(
-            explain(
-                "batch_size must be divisible by accumulate x processes",
-                given=f"{stage.batch_size} / ({stage.accumulate} x {processes})",
-                mend=f"use batch_size={max(size, 1) * stage.accumulate * processes}",
-            )
-        )
-    return size
