@@ -260,22 +260,61 @@ class ChunkNetwork(nn.Module, ABC):
         Raises:
             ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
         """
+        return self._answers(observations, [np.random.default_rng(rng) for rng in rngs], prefixes)
+
+    def act_candidates(
+        self,
+        observation: Observation,
+        *,
+        rng: int | np.random.Generator,
+        count: int,
+        prefix: ActionChunk | None = None,
+        goal: Any = None,
+    ) -> list[ActionChunk]:
+        """Several chunks for one observation, to choose from or to see how sure the policy is; the encoder runs once.
+
+        Args:
+            observation, prefix, goal: As in :meth:`act`.
+            rng: Seed or generator; each chunk draws from a child of it, so the first few do not depend on ``count``.
+            count: How many. A policy that does not sample gives the same chunk as often.
+
+        Raises:
+            ConfigError: fewer than one.
+            ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`.
+        """
+        if count < 1:
+            raise ConfigError(explain("needs at least one candidate", given=f"count={count}"))
+        if goal is not None:
+            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
+        return self._answers([observation], np.random.default_rng(rng).spawn(count), [prefix])
+
+    def _answers(
+        self,
+        observations: Sequence[Observation],
+        generators: Sequence[np.random.Generator],
+        prefixes: Sequence[ActionChunk | None],
+    ) -> list[ActionChunk]:
+        """A chunk per generator, as many for each observation."""
         observations = [selected(observation, self._spec) for observation in observations]
         for observation in observations:
             check_observation(observation, self._spec)
         if self.training:  # dropout has no place in execution, also in the middle of training
             self.eval()
             try:
-                return self.act_batch(observations, rngs, prefixes)
+                return self._answers(observations, generators, prefixes)
             finally:
                 self.train()
-        generators = [np.random.default_rng(rng) for rng in rngs]
+        copies = len(generators) // len(observations)
         state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
         seen = torch.as_tensor(state, device=self.action_form.scale.device)
         told = any(prefix is not None for prefix in prefixes)
         # a prefix is followed by differentiating the network, which tensors of inference mode do not allow
         with torch.no_grad() if told else torch.inference_mode():
             features = self._condition(observations)
+            if copies > 1:
+                features, seen = features.repeated(copies), seen.repeat_interleave(copies, dim=0)
+                observations = [observation for observation in observations for _ in range(copies)]
+                prefixes = [prefix for prefix in prefixes for _ in range(copies)]
             if told:
                 wanted = scheduled(self._spec, self.action_form, observations, prefixes, seen)
                 sample = self._continue(features, generators, wanted)

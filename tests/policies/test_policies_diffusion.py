@@ -200,3 +200,21 @@ def test_config_errors_come_together(panda, normalizer):
         build_policy("diffusion", {}, embodiment=panda, normalizer=few, environment_state=3)
     with pytest.raises(DataError, match="wrong width"):
         build_policy("diffusion", {}, embodiment=panda, normalizer=normalizer, environment_state=4)
+
+
+def test_candidates_share_an_observation_and_each_has_its_own_noise(make, observation):
+    policy = make()
+    many = policy.act_candidates(observation, rng=5, count=6)
+    few = policy.act_candidates(observation, rng=5, count=2)
+    for chunk, child in zip(many, np.random.default_rng(5).spawn(6), strict=True):
+        np.testing.assert_allclose(chunk.values, policy.act(observation, rng=child).values, atol=1e-4)
+    for one, other in zip(few, many, strict=False):
+        np.testing.assert_allclose(one.values, other.values, atol=1e-4)
+    assert np.abs(many[0].values - many[1].values).max() > 1e-3  # control
+    held = policy.act_candidates(observation, rng=5, count=2, prefix=dataclasses.replace(many[0], horizon=4))
+    for chunk, free in zip(held, few, strict=True):
+        gap = np.abs(chunk.values[:4] - many[0].values[:4]).max()
+        assert gap < 0.2 * np.abs(many[1].values[:4] - many[0].values[:4]).max()
+        assert len(chunk.values) == len(free.values)
+    with pytest.raises(ConfigError, match="at least one"):
+        policy.act_candidates(observation, rng=5, count=0)
