@@ -1,13 +1,15 @@
 """What a chunk is while it is being denoised: absolute targets, or increments from the measured pose.
 
-``absolute`` is the published form. ``increment`` has for index ``k``, where ``b`` is the newest measured state::
+``absolute`` is the published form. With ``b`` the newest measured state and ``s_k`` that of step ``k``, the others::
 
-    k < To     a_k - b            the actions up to the present one, seen from where the arm is
-    k >= To    a_k - a_{k-1}      how each later target differs from the one before
+                increment           delta
+    k < To      a_k - b             a_k - s_k       the actions up to the present one, seen from where the arm is (was)
+    k >= To     a_k - a_{k-1}       a_k - b         later targets
 
-It is undone by adding up, so what leaves the policy is absolute in both. An error that is white from step to step is
-integrated instead of executed: at the same loss the path is several times smoother. Channels that
-are not measured under the same name, and grippers, stay absolute.
+Both are undone by adding, so what leaves the policy is absolute. Of increments an error that is white from step to
+step is integrated instead of executed: at the same loss the path is several times smoother. ``delta`` is for networks
+that answer each step of a sequence from what they have seen up to it. Channels that are not measured under the same
+name, and grippers, stay absolute.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from robopolicy.normalize import NEAR_CONSTANT, Normalizer
 
 __all__ = ["FORMS", "INCREMENT_STREAM", "ActionForm", "increment_range"]
 
-FORMS = ("absolute", "increment")
+FORMS = ("absolute", "increment", "delta")
 INCREMENT_STREAM = "action_increment"
-"""Stream of the normaliser that holds the ranges of increments, [Tp * A]."""
+"""Stream of the normaliser that holds the ranges of increments or deltas, [Tp * A]."""
 
 
 class _Layout:
@@ -81,7 +83,8 @@ class ActionForm(nn.Module):
             raise ConfigError(explain("unknown action_form", given=form, allowed=FORMS))
         self.width = len(embodiment.action)
         self.horizon = observation_horizon
-        self.layout = _Layout(embodiment) if form == "increment" else None
+        self.form = form
+        self.layout = None if form == "absolute" else _Layout(embodiment)
         stream = normalizer.require_width("action", self.width)
         shape: tuple[int, ...] = (self.width,)
         if self.layout is not None:
@@ -94,7 +97,7 @@ class ActionForm(nn.Module):
     def encode(self, action: Tensor, state: Tensor) -> Tensor:
         """Physical [B, Tp, A] and measured state [B, To, S] -> f32 [B, Tp, A]."""
         if self.layout is not None:
-            action = _to_increments(action, state, self.layout, self.horizon)
+            action = _seen_from_state(action, state, self.layout, self.horizon, self.form)
         return action * self.scale.to(action.dtype) + self.offset.to(action.dtype)
 
     def decode(self, values: Tensor, state: Tensor) -> Tensor:
@@ -104,16 +107,17 @@ class ActionForm(nn.Module):
             return physical
         columns = self.layout.action
         path = physical[..., columns].clone()
-        path[:, self.horizon - 1 :] = path[:, self.horizon - 1 :].cumsum(1)
+        if self.form == "increment":
+            path[:, self.horizon - 1 :] = path[:, self.horizon - 1 :].cumsum(1)
         result = physical.clone()
-        result[..., columns] = path + state[:, -1:, self.layout.state].to(values.dtype)
+        result[..., columns] = path + _anchors(state, self.layout, path.shape[1], self.form).to(values.dtype)
         return result
 
 
 def increment_range(
-    windows: Mapping[str, NDArray[Any]], embodiment: Embodiment, observation_horizon: int
+    windows: Mapping[str, NDArray[Any]], embodiment: Embodiment, observation_horizon: int, form: str = "increment"
 ) -> dict[str, NDArray[np.float64]]:
-    """Ranges of the increments over windows, for :meth:`Normalizer.from_statistics`.
+    """Ranges of the increments or deltas over windows, for :meth:`Normalizer.from_statistics`.
 
     The indices up to the present share one range per channel, and so do all later ones, so that the scale does not
     depend on where in a chunk a motion happens to be.
@@ -122,12 +126,13 @@ def increment_range(
         windows: ``state`` [n, To, S], ``action`` and ``action_mask`` [n, Tp, A].
         embodiment: Names the channels.
         observation_horizon: To.
+        form: ``increment`` or ``delta``.
 
     Returns:
         ``min`` and ``max``, f64 [Tp * A].
     """
     state, action = (torch.as_tensor(np.asarray(windows[name], np.float64)) for name in ("state", "action"))
-    values = _to_increments(action, state, _Layout(embodiment), observation_horizon).numpy()
+    values = _seen_from_state(action, state, _Layout(embodiment), observation_horizon, form).numpy()
     values = np.where(np.asarray(windows["action_mask"], bool), values, np.nan)
     low, high = np.empty(values.shape[1:]), np.empty(values.shape[1:])
     for part in (slice(None, observation_horizon), slice(observation_horizon, None)):
@@ -139,9 +144,19 @@ def increment_range(
     return {"min": (middle - half).reshape(-1), "max": (middle + half).reshape(-1)}
 
 
-def _to_increments(action: Tensor, state: Tensor, layout: _Layout, horizon: int) -> Tensor:
-    path = action[..., layout.action] - state[:, -1:, layout.state].to(action.dtype)
-    steps = torch.cat([path[:, :horizon], path[:, horizon:] - path[:, horizon - 1 : -1]], dim=1)
+def _anchors(state: Tensor, layout: _Layout, steps: int, form: str) -> Tensor:
+    """What each index is seen from, [B, Tp or 1, channels]."""
+    measured = state[..., layout.state]
+    newest = measured[:, -1:]
+    if form == "increment":
+        return newest
+    return torch.cat([measured, newest.expand(-1, steps - measured.shape[1], -1)], dim=1)
+
+
+def _seen_from_state(action: Tensor, state: Tensor, layout: _Layout, horizon: int, form: str) -> Tensor:
+    path = action[..., layout.action] - _anchors(state, layout, action.shape[1], form).to(action.dtype)
+    if form == "increment":
+        path = torch.cat([path[:, :horizon], path[:, horizon:] - path[:, horizon - 1 : -1]], dim=1)
     result = action.clone()
-    result[..., layout.action] = steps
+    result[..., layout.action] = path
     return result

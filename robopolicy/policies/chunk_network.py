@@ -400,14 +400,14 @@ def increment_ranges(
     """Ranges that a policy needs beyond the store's own statistics, made from the training windows.
 
     Args:
-        config: Parameters of the policy; only increments need ranges of their own.
+        config: Parameters of the policy; increments and deltas need ranges of their own.
         embodiment: Card of the robot.
         windows: ``(To, Tp) -> {state, action, action_mask}`` over the training windows.
 
     Returns:
         Stream -> ``min`` and ``max``, to be joined to the store's statistics.
     """
-    if config.action_form != "increment":
+    if config.action_form == "absolute":
         return {}
     gathered = windows(config.observation_horizon, config.prediction_horizon)
-    return {INCREMENT_STREAM: increment_range(gathered, embodiment, config.observation_horizon)}
+    return {INCREMENT_STREAM: increment_range(gathered, embodiment, config.observation_horizon, config.action_form)}

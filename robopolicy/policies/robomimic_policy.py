@@ -112,7 +112,7 @@ class RobomimicConfig(ChunkConfig):
                 explain(
                     "increments are counted from the newest state, which the earlier steps of a sequence do not see",
                     given="action_form=increment",
-                    mend="use action_form=absolute",
+                    mend="use action_form=delta, or absolute",
                 )
             )
         foreign = [n for n in ("unet", "dit", "gpt", "observation_mlp") if getattr(self, n)]

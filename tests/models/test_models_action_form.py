@@ -28,19 +28,19 @@ def windows(card, seed=0, n=40):
 
 def form_of(card, kind, data):
     ranges = {"action": {"min": data["action"].min((0, 1)), "max": data["action"].max((0, 1))}}
-    if kind == "increment":
-        ranges[INCREMENT_STREAM] = increment_range(data, card, TO)
+    if kind != "absolute":
+        ranges[INCREMENT_STREAM] = increment_range(data, card, TO, kind)
     return ActionForm(kind, card, Normalizer.from_statistics(ranges, card), TO, TP)
 
 
-@pytest.mark.parametrize("kind", ["absolute", "increment"])
+@pytest.mark.parametrize("kind", ["absolute", "increment", "delta"])
 def test_decode_undoes_encode(card, kind):
     data = windows(card)
     form = form_of(card, kind, data)
     action, state = torch.tensor(data["action"]), torch.tensor(data["state"])
     encoded = form.encode(action, state)
     np.testing.assert_allclose(form.decode(encoded, state), action, atol=1e-9)
-    if kind == "increment":
+    if kind != "absolute":
         assert encoded.abs().max() <= 1 + 1e-9
 
 
@@ -56,6 +56,23 @@ def test_what_an_increment_is(card):
         np.testing.assert_allclose(physical[:, k, x], data["action"][:, k, x] - before, atol=1e-12)
     grip = card.action.index(card.gripper)
     np.testing.assert_allclose(physical[:, :, grip], data["action"][:, :, grip], atol=1e-12)
+
+
+def test_what_a_delta_is(card):
+    data = windows(card)
+    form = form_of(card, "delta", data)
+    action, state = torch.tensor(data["action"]), torch.tensor(data["state"])
+    physical = ((form.encode(action, state) - form.offset) / form.scale).numpy()
+    x, sx = card.action.index("ee_position.x"), card.state.index("ee_position.x")
+    for k in range(TP):
+        seen_from = data["state"][:, min(k, TO - 1), sx]
+        np.testing.assert_allclose(physical[:, k, x], data["action"][:, k, x] - seen_from, atol=1e-12)
+    assert np.abs(data["state"][:, 0, sx] - data["state"][:, 1, sx]).max() > 1e-3  # control: the anchors differ
+    # of a sequence only the newest state is needed to undo the present action
+    moved = state.clone()
+    moved[:, 0] += 1.0
+    late = form.decode(form.encode(action, state), moved)[:, TO - 1 :]
+    np.testing.assert_allclose(late, action[:, TO - 1 :], atol=1e-9)
 
 
 def test_a_white_error_becomes_a_smooth_path(card):
@@ -89,7 +106,7 @@ def test_what_is_refused(card):
     data = windows(card)
     plain = Normalizer.from_statistics({"action": {"min": np.zeros(10), "max": np.ones(10)}}, card)
     with pytest.raises(ConfigError, match="unknown action_form"):
-        ActionForm("delta", card, plain, TO, TP)
+        ActionForm("differences", card, plain, TO, TP)
     with pytest.raises(DataError, match=INCREMENT_STREAM):
         ActionForm("increment", card, plain, TO, TP)
     other = Normalizer.from_statistics(
