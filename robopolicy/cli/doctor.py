@@ -12,6 +12,7 @@ Examples:
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -175,6 +176,15 @@ def _tools() -> list[Finding]:
     slow = CONTROL_CORE == "python"
     how = "in Python: the same, twenty times slower" if slow else "compiled"
     found.append(Finding("control", f"tick {how}", mend if slow else "", needed=False))
+    if importlib.util.find_spec("torch") is not None:
+        from robopolicy.models.norm_mish import compiled
+
+        how = "in tensor operations: the same, a third slower" if compiled is None else "compiled"
+        found.append(
+            Finding(
+                "networks", f"group norm of the U-Net on CPUs {how}", mend if compiled is None else "", needed=False
+            )
+        )
     cmake = shutil.which("cmake")
     mend = "only needed to install: pip install 'cmake<4', as make setup does by itself"
     found.append(Finding("cmake", cmake or "none found", "" if cmake else mend, needed=False))
