@@ -27,7 +27,7 @@ from robopolicy.config import to_dict
 from robopolicy.diffusion.guidance import Inpainting
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, NonFiniteError, explain
-from robopolicy.goals import GoalConfig, goal_names, goal_width
+from robopolicy.goals import GoalConfig, goal_cameras, goal_names, goal_width
 from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
 from robopolicy.models.features import Features
 from robopolicy.models.language import LanguageConfig, build_language
@@ -164,6 +164,7 @@ class ChunkNetwork(nn.Module, ABC):
             environment_names=config.environment_names,
             goal_names=goal_names(config.goal),
             continues=self.CONTINUES,
+            goal_cameras=goal_cameras(config.goal),
         )
         self.action_form = ActionForm(config.action_form, embodiment, normalizer, config.observation_horizon, horizon)
         self.encoder = self._make_encoder()
@@ -316,6 +317,7 @@ class ChunkNetwork(nn.Module, ABC):
             rng=rng,
             image_mask=batch.image_mask,
             goal=batch.goal,
+            goal_images=batch.goal_image if self._spec.goal_cameras else None,
             keep_goal=keep_goal,
             language=batch.language,
         )
@@ -334,7 +336,9 @@ class ChunkNetwork(nn.Module, ABC):
             environment = tensor([o.environment_state for o in observations], np.float32)
         images = {name: tensor([o.image[name] for o in observations], np.uint8) for name in spec.cameras}
         goal = tensor([o.goal for o in observations], np.float32) if spec.goal else None
-        return self.encoder(state, environment, images, goal=goal, language=[o.language for o in observations])
+        wanted = {name: tensor([o.goal_image[name] for o in observations], np.uint8) for name in spec.goal_cameras}
+        words = [o.language for o in observations]
+        return self.encoder(state, environment, images, goal=goal, goal_images=wanted or None, language=words)
 
 
 def masked_mean(squared: Tensor, mask: Tensor) -> Tensor:
