@@ -230,7 +230,8 @@ class ChunkNetwork(nn.Module, ABC):
             rng: Seed or generator.
             prefix: What is still scheduled, from ``observation.time_ns[-1]`` on; its ``horizon`` says how many of its
                 values will have been executed before this answer is there. Families that cannot use it ignore it.
-            goal: f32 [G] in the place of the observation's own, its entries in the order of ``spec.goal_names``.
+            goal: f32 [G] in the place of the observation's own, its entries in the order of ``spec.goal_names``; or
+                camera -> uint8 [H, W, C] in the place of its pictures.
 
         Returns:
             values f64 [Tp-To+1, A] in physical units.
@@ -239,7 +240,9 @@ class ChunkNetwork(nn.Module, ABC):
             ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
             NonFiniteError: the network's output is not finite.
         """
-        if goal is not None:
+        if isinstance(goal, Mapping):
+            observation = dataclasses.replace(observation, goal_image=dict(goal))
+        elif goal is not None:
             observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
         return self.act_batch([observation], [rng], [prefix])[0]
 

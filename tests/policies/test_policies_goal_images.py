@@ -2,12 +2,14 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from robopolicy import checkpoint
+from robopolicy.cli.main import main
 from robopolicy.data.goal_pictures import encode_goal_images
 from robopolicy.data.store import Episode, EpisodeStore
 from robopolicy.deploy.policy_source import check_policy
@@ -16,6 +18,7 @@ from robopolicy.export import export_policy
 from robopolicy.normalize import Normalizer
 from robopolicy.policies import build_policy, load_policy
 from robopolicy.schema import build as build_config
+from robopolicy.training.feed import MixtureSource
 from robopolicy.training.recipe import Recipe
 from robopolicy.training.run import resume, train
 from robopolicy.types import Batch
@@ -25,6 +28,7 @@ VISION = {"backbone": "CompactConv", "keypoints": 8, "feature_dim": 6, "crop": 2
 NETWORKS = {
     "unet": {"unet": {"down": [16, 32], "step_dim": 16}},
     "dit": {"dit": {"width": 16, "layers": 1, "heads": 2}},
+    "robomimic": {"actor_layer_dims": [16]},
     "gpt": {"gpt": {"width": 16, "layers": 2, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}},
 }
 SEEN = {"environment_state": False, "cameras": ["front"], "vision": VISION}
@@ -94,6 +98,8 @@ def test_the_picture_reaches_every_network(make, seen, network):
     chunk = policy.act(seen, rng=0).values
     assert (policy.act(seen, rng=0).values == chunk).all()  # crops in the centre
     assert (policy.act(with_goal(seen, "wrist", 9), rng=0).values == chunk).all()  # not read
+    bare = dataclasses.replace(seen, goal_image={})
+    assert (policy.act(bare, rng=0, goal={"front": pixels(2)}).values == chunk).all()
     # fresh networks answer 0 or nearly so; what goes into them has to differ, and with weights what comes out too
     with torch.no_grad():
         for weight in policy.network.parameters():
@@ -215,12 +221,42 @@ def test_batches_without_the_goal_are_no_goal_withheld(make):
     assert torch.isfinite(policy.loss(batch).total)
 
 
+@pytest.mark.parametrize(
+    ("family", "network"),
+    [("flow", "unet"), ("streaming_diffusion", "dit"), ("behaviour_cloning", "unet"), ("bc_gmm", "robomimic")],
+)
+def test_other_families_read_pictures_too(make, seen, family, network):
+    policy = make(family=family, network=network)
+    if family == "bc_gmm":
+        seen = dataclasses.replace(
+            seen, state=seen.state[1:], time_ns=seen.time_ns[1:], image={k: v[1:] for k, v in seen.image.items()}
+        )
+    assert policy.spec.goal_cameras == ("front",)
+    batch = batch_for(policy)
+    batch.image = {"front": batch.image["front"][:, : policy.spec.observation_horizon]}
+    policy.loss(batch, rng=torch.Generator().manual_seed(0)).total.backward()
+    assert all(p.grad is not None for p in policy.encoder.parameters())
+    with torch.no_grad():
+        for weight in policy.network.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    chunk = policy.act(seen, rng=0).values
+    assert (policy.act(with_goal(seen, "front", 9), rng=0).values != chunk).any()
+
+
 def test_who_cannot_read_pictures_says_so(make, tmp_path):
     with pytest.raises(ConfigError, match="feature maps takes no picture of its goal"):
         build_policy("act", {**SEEN, "goal": PICTURE}, embodiment=make().spec.embodiment, normalizer=make().normalizer)
     with pytest.raises(ConfigError, match=r"picture of its goal cannot be exported.*front"):
         export_policy(make(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_mixtures_have_no_goals():
+    recipe = play_recipe(PICTURE)
+    source = MixtureSource.__new__(MixtureSource)
+    source.mixture = SimpleNamespace(stores=())
+    with pytest.raises(ConfigError, match=r"mixture hold no goals.*front"):
+        source.feed(recipe.stages["policy"], "policy", recipe, 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -292,3 +328,13 @@ def test_recorded_pictures_are_trained_on(trained, card, tmp_path):
     without = write_play(tmp_path / "without.zarr", card, pictures=False, episodes=2)
     with pytest.raises(DataError, match=r"without\.zarr, episode \d: the episode has no picture of its goal"):
         train(recipe, without, tmp_path / "other", progress=False)
+
+
+def test_the_recipe_trains(trained, tmp_path):
+    stage = "recipe.stages.policy"
+    small = (f"{stage}.steps=2", f"{stage}.batch_size=4", f"{stage}.optimizer.warmup_steps=1")
+    small += (f"{stage}.parameters.vision.crop=28", f"{stage}.validation.every=0", "recipe.threads=1")
+    words = ["train", "recipe=play/beso_image", "progress=false", *small]
+    assert main([*words, f"data={trained / 'play.zarr'}", f"out={tmp_path / 'run'}"]) == 0
+    spec = load_policy(tmp_path / "run", device="cpu").spec
+    assert (spec.cameras, spec.goal_cameras, spec.environment_state) == (("front",), ("front",), 0)
