@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["WindowDataset", "WindowSpec"]
 
 _GOALS = "goal_image/"
+_Index = NDArray[np.int64]
+_GoalPlace = tuple[_Index, _Index, _Index, _Index, _Index]
 _Rows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -279,10 +281,11 @@ class WindowDataset:
         if self._goals is not None and self._goals.width:
             self._goals.gather(*self._goal_place(indices, rows), out["goal"])
 
-    def _goal_place(self, indices: NDArray[np.integer], rows: _Rows) -> tuple[NDArray[np.int64], ...]:
+    def _goal_place(self, indices: NDArray[np.integer], rows: _Rows) -> _GoalPlace:
         """What decides where goals lie, each [B]; see :meth:`WindowGoals.rows`."""
         draw = np.asarray(indices, np.int64) // self._size
-        return (self.episode_of(indices), *(part[:, 0] for part in rows), draw)
+        newest, first, final = (part[:, 0] for part in rows)
+        return self.episode_of(indices), newest, first, final, draw
 
     def frame_places(self, indices: NDArray[np.integer]) -> dict[str, NDArray[np.int64]]:
         """Where the frames of a batch are in their tiers: stream -> int64 [B * To], of pictures of goals [B]."""
