@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from robopolicy.data.decoded_cache import DecodedFile, DecodedRam
 from robopolicy.data.encoded_cache import EncodedRam
 from robopolicy.data.frame_stream import FrameStream, ShardFrames, open_stream
+from robopolicy.data.goal_pictures import EpisodePictures
 from robopolicy.errors import DataError, explain
 
 __all__ = [
@@ -119,7 +120,7 @@ class StreamTier:
 
 def open_tier(entry: Mapping[str, Any]) -> FrameTier:
     """Inverse of ``describe``, in another process."""
-    kinds: dict[str, Any] = {k.label: k for k in (DecodedRam, DecodedFile, EncodedRam, StreamTier)}
+    kinds: dict[str, Any] = {k.label: k for k in (DecodedRam, DecodedFile, EncodedRam, EpisodePictures, StreamTier)}
     tier: FrameTier = kinds[entry["tier"]].open(entry)
     return tier
 

@@ -34,7 +34,7 @@ class WindowGoals:
         goal: Which; a plain number G takes the recorded stream ``goal`` of that width as it is.
 
     Attributes:
-        width: G.
+        width: G, 0 for goals that are pictures alone.
         draws: Goals per window.
 
     Raises:
@@ -42,11 +42,12 @@ class WindowGoals:
     """
 
     def __init__(self, store: Any, goal: int | GoalConfig):
-        self._stream, self._columns = _source(store, goal)
-        values: NDArray[np.float32] = store.column(self._stream)
-        self._values = np.ascontiguousarray(values[:, self._columns], np.float32)
-        self._future = goal.future if isinstance(goal, GoalConfig) and goal.source == "hindsight" else None
         self.width, self.draws = goal_width(goal), goal.draws if isinstance(goal, GoalConfig) else 1
+        self._future = goal.future if isinstance(goal, GoalConfig) and goal.source == "hindsight" else None
+        if self.width:
+            stream, columns = _source(store, goal)
+            values: NDArray[np.float32] = store.column(stream)
+            self._values = np.ascontiguousarray(values[:, columns], np.float32)
 
     def gather(
         self,
@@ -57,19 +58,33 @@ class WindowGoals:
         draw: NDArray[np.int64],
         out: NDArray[np.float32],
     ) -> None:
-        """Write the goals of B windows.
+        """Write the goals of B windows; there must be entries.
+
+        Args:
+            episode, row, start, last, draw: See :meth:`rows`.
+            out: f32 [B, G].
+        """
+        np.take(self._values, self.rows(episode, row, start, last, draw), axis=0, out=out, mode="clip")
+
+    def rows(
+        self,
+        episode: NDArray[np.int64],
+        row: NDArray[np.int64],
+        start: NDArray[np.int64],
+        last: NDArray[np.int64],
+        draw: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Rows that the goals of B windows are taken from, int64 [B]; for recorded goals the newest observation's.
 
         Args:
             episode: int64 [B] index of the episode in the store.
             row: int64 [B] row of the newest observation.
             start, last: int64 [B] first and last row of the episode.
             draw: int64 [B] which of the window's goals.
-            out: f32 [B, G].
         """
-        place = row
-        if self._future is not None:
-            place = row + steps_ahead(episode, row - start, draw, last - row, self._future)
-        np.take(self._values, place, axis=0, out=out, mode="clip")
+        if self._future is None:
+            return row
+        return row + steps_ahead(episode, row - start, draw, last - row, self._future)
 
 
 def steps_ahead(

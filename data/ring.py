@@ -178,7 +178,13 @@ class Ring:
 
     def _fill(self, tiers: Mapping[str, FrameTier]) -> None:
         """Decode what the tiers lack, a few hundred frames per command, all workers at once."""
-        pieces = [(n, *piece) for n, tier in enumerate(tiers.values()) for piece in getattr(tier, "missing", [])]
+        first = {id(tier): n for n, tier in reversed(list(enumerate(tiers.values())))}  # one may serve two arrays
+        pieces = [
+            (n, *piece)
+            for n, tier in enumerate(tiers.values())
+            if first[id(tier)] == n
+            for piece in getattr(tier, "missing", [])
+        ]
         waiting, running = list(reversed(pieces)), 0
         idle = [*range(len(self._workers))] * 2
         while waiting or running:

@@ -55,7 +55,10 @@ class _Slots:
         self.block = SharedBlock(plan["slot_bytes"] * plan["slots"], plan["fd"])
         self.slot_bytes = plan["slot_bytes"]
         self.frames = plan["frames"]
-        self.tiers = [open_tier(entry["tier"]) for entry in self.frames]
+        # a tier that serves two arrays is one tier here too: its memory and its descriptor are owned once
+        named = [json.dumps(entry["tier"], sort_keys=True) for entry in self.frames]
+        opened = {name: open_tier(entry["tier"]) for name, entry in dict(zip(named, self.frames, strict=True)).items()}
+        self.tiers = [opened[name] for name in named]
 
     def gather(self, slot: int, rows: int) -> None:
         """Fill the frames of ``rows`` windows in a slot, as its addresses say; -1 means that another source does."""

@@ -23,18 +23,22 @@ from robopolicy.data.batch_memory import BatchMemory
 from robopolicy.data.codecs import JpegDecoder, decode_jpeg
 from robopolicy.data.frame_cache import DEFAULT_FILE_BYTES, CacheBudget, FrameTier, default_cache_bytes
 from robopolicy.data.frame_stream import stream_of
+from robopolicy.data.goal_pictures import EpisodePictures
 from robopolicy.data.hindsight import WindowGoals, stream_columns
 from robopolicy.data.layout import SHARD_FRAMES
 from robopolicy.data.resize import check_image_size
 from robopolicy.data.store import EpisodeStore
 from robopolicy.errors import DataError, ShapeError, UnknownNameError, explain, suggest
-from robopolicy.goals import GoalConfig
+from robopolicy.goals import GoalConfig, goal_cameras
 
 if TYPE_CHECKING:
     from robopolicy.types import Batch
 
 __all__ = ["WindowDataset", "WindowSpec"]
 
+_GOALS = "goal_image/"
+_Index = NDArray[np.int64]
+_GoalPlace = tuple[_Index, _Index, _Index, _Index, _Index]
 _Rows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -79,8 +83,19 @@ class WindowSpec:
 
     @property
     def frame_streams(self) -> tuple[str, ...]:
-        """Streams of frames that are read: ``image/front``, ``depth/front`` ..."""
+        """Streams of frames that are observed: ``image/front``, ``depth/front`` ..."""
         return (*(f"image/{c}" for c in self.cameras), *(f"depth/{c}" for c in self.depth))
+
+    @property
+    def goal_cameras(self) -> tuple[str, ...]:
+        """Cameras whose picture of the goal is read."""
+        return goal_cameras(self.goal)
+
+    @property
+    def hindsight_streams(self) -> tuple[str, ...]:
+        """Streams that pictures of goals are taken from; () where they are recorded ones."""
+        hindsight = isinstance(self.goal, GoalConfig) and self.goal.source == "hindsight"
+        return tuple(f"image/{c}" for c in self.goal_cameras) if hindsight else ()
 
 
 class WindowDataset:
@@ -147,6 +162,7 @@ class WindowDataset:
             cache_file_bytes,
         )
         self.frame_tiers: dict[str, FrameTier] = {name: self._tier(name, budget, decode) for name in spec.frame_streams}
+        self.frame_tiers |= self._goal_tiers(budget, decode)
         self._memory, self._layout = BatchMemory(), self.array_layout()
 
     def __len__(self) -> int:
@@ -170,7 +186,7 @@ class WindowDataset:
     @property
     def frame_bytes(self) -> int:
         """What all frames of the windows take when they are decoded."""
-        tiers = self.frame_tiers.values()
+        tiers = {id(tier): tier for tier in self.frame_tiers.values() if not isinstance(tier, EpisodePictures)}.values()
         return self._size * sum(int(np.prod(t.frame)) * np.dtype(t.dtype).itemsize for t in tiers)
 
     @property
@@ -210,9 +226,10 @@ class WindowDataset:
             "action_mask": ((tp, width), np.dtype(bool)),
             "time_ns": ((to,), self._time.dtype),
         }
-        if self._goals is not None:
+        if self._goals is not None and self._goals.width:
             layout["goal"] = ((self._goals.width,), np.dtype(np.float32))
-        return layout | {name: ((to, *tier.frame), tier.dtype) for name, tier in self.frame_tiers.items()}
+        steps = {name: 1 if name.startswith(_GOALS) else to for name in self.frame_tiers}
+        return layout | {name: ((steps[name], *tier.frame), tier.dtype) for name, tier in self.frame_tiers.items()}
 
     def gather(self, indices: NDArray[np.integer]) -> dict[str, Any]:
         """A batch of windows, by index 0 .. len - 1 in any order.
@@ -223,8 +240,8 @@ class WindowDataset:
         Returns:
             ``state`` f32 [B, To, S], ``environment_state`` f32 [B, To, E], ``image`` {camera: uint8 [B, To, H, W, C]},
             ``depth`` {camera: uint16 [B, To, H, W, 1]}, ``action`` f32 [B, Tp, A], ``action_mask`` bool [B, Tp, A],
-            ``time_ns`` int64 [B, To], ``goal`` f32 [B, G]; the first four and the last as far as the spec asks for
-            them. Fresh arrays that the caller owns.
+            ``time_ns`` int64 [B, To], ``goal`` f32 [B, G], ``goal_image`` {camera: uint8 [B, H, W, C]}; the first four
+            and the last two as far as the spec asks for them. Fresh arrays that the caller owns.
 
         Raises:
             ShapeError: an index out of range.
@@ -234,7 +251,7 @@ class WindowDataset:
         rows = self._rows(index)
         out = self._memory.empty(self._layout, len(index))
         self._gather_low(indices, rows, out)
-        for name, places in self._places(index, rows).items():
+        for name, places in self._places(indices, index, rows).items():
             tier = self.frame_tiers[name]
             tier.gather(places, out[name].reshape(-1, *tier.frame))
         return _nested(out)
@@ -261,24 +278,39 @@ class WindowDataset:
         np.take(self._action, done, axis=0, out=out["action"], mode="clip")
         out["action_mask"][...] = (done == wanted)[..., None]
         np.take(self._time, seen, out=out["time_ns"], mode="clip")
-        if self._goals is not None:
-            draw = np.asarray(indices, np.int64) // self._size
-            newest, first, final = (part[:, 0] for part in rows)
-            self._goals.gather(self.episode_of(indices), newest, first, final, draw, out["goal"])
+        if self._goals is not None and self._goals.width:
+            self._goals.gather(*self._goal_place(indices, rows), out["goal"])
+
+    def _goal_place(self, indices: NDArray[np.integer], rows: _Rows) -> _GoalPlace:
+        """What decides where goals lie, each [B]; see :meth:`WindowGoals.rows`."""
+        draw = np.asarray(indices, np.int64) // self._size
+        newest, first, final = (part[:, 0] for part in rows)
+        return self.episode_of(indices), newest, first, final, draw
 
     def frame_places(self, indices: NDArray[np.integer]) -> dict[str, NDArray[np.int64]]:
-        """Where the frames of a batch are in their tiers: stream -> int64 [B * To]."""
+        """Where the frames of a batch are in their tiers: stream -> int64 [B * To], of pictures of goals [B]."""
         if not self.frame_tiers:
             return {}
         index = self._window(indices)
-        return self._places(index, self._rows(index))
+        return self._places(indices, index, self._rows(index))
 
-    def _places(self, index: NDArray[np.int64], rows: _Rows) -> dict[str, NDArray[np.int64]]:
+    def _places(
+        self, indices: NDArray[np.integer], index: NDArray[np.int64], rows: _Rows
+    ) -> dict[str, NDArray[np.int64]]:
         row, start, _ = rows
         seen = np.maximum(row + self._observation_offsets, start)
         places = (seen - (row - index[:, None])).ravel()  # a window's place is its newest row's
         stored = self._stored(seen.ravel())
-        return {name: stored if tier.by_row else places for name, tier in self.frame_tiers.items()}
+        found = {name: stored if tier.by_row else places for name, tier in self.frame_tiers.items()}
+        if self._goals is not None and self.spec.goal_cameras:
+            ahead = self._goals.rows(*self._goal_place(indices, rows))
+            for name in self._goal_streams:
+                tier = self.frame_tiers[name]
+                if isinstance(tier, EpisodePictures):
+                    found[name] = self._episode(index)
+                else:
+                    found[name] = self._stored(ahead) if tier.by_row else ahead - (row[:, 0] - index)
+        return found
 
     def to_batch(self, arrays: Mapping[str, NDArray[Any]], indices: NDArray[np.integer]) -> Batch:
         """Arrays as :meth:`array_layout` names them -> tensors that share their memory."""
@@ -300,6 +332,7 @@ class WindowDataset:
             environment_state=tensors.get("environment_state"),
             language=language if any(language) else None,
             goal=tensors.get("goal"),
+            goal_image=nested.get("goal_image", {}),
         )
 
     def _rows(self, index: NDArray[np.int64]) -> _Rows:
@@ -346,7 +379,7 @@ class WindowDataset:
                     mend="WindowSpec(environment_state=False), or collect with privileged state",
                 )
             )
-        for name in self.spec.frame_streams:
+        for name in (*self.spec.frame_streams, *self.spec.hindsight_streams):
             if name not in store.streams:
                 kind, _, camera = name.partition("/")
                 known = [s.partition("/")[2] for s in store.streams if s.startswith(f"{kind}/")]
@@ -362,14 +395,31 @@ class WindowDataset:
         content = {"store": self._files.content_hash, "stream": name}
         return budget.choose(stream, self._newest_rows(), frame, content)
 
+    @property
+    def _goal_streams(self) -> tuple[str, ...]:
+        return tuple(f"{_GOALS}{camera}" for camera in self.spec.goal_cameras)
+
+    def _goal_tiers(self, budget: CacheBudget, decode: JpegDecoder) -> dict[str, FrameTier]:
+        """Pictures of goals: in hindsight the tier of the camera's frames, which is shared where they are observed."""
+        found: dict[str, FrameTier] = {}
+        for name, camera in zip(self._goal_streams, self.spec.goal_cameras, strict=True):
+            stream = f"image/{camera}"
+            if stream in self.spec.hindsight_streams:
+                found[name] = self.frame_tiers.get(stream) or self._tier(stream, budget, decode)
+            else:
+                pictures = EpisodePictures(self.store, camera, self.episodes, self.spec.image_size)
+                budget.ram_bytes = max(budget.ram_bytes - pictures.nbytes, 0)
+                found[name] = pictures
+        return found
+
 
 def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """``image/front`` -> ``image: {front: ...}``."""
+    """``image/front`` -> ``image: {front: ...}``; a picture of a goal is one frame, without a time axis."""
     out: dict[str, Any] = {}
     for name, values in arrays.items():
         kind, _, camera = name.partition("/")
         if camera:
-            out.setdefault(kind, {})[camera] = values
+            out.setdefault(kind, {})[camera] = values[:, 0] if name.startswith(_GOALS) else values
         else:
             out[name] = values
     return out

@@ -17,7 +17,7 @@ import numpy as np
 
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig, robot_config
 from robopolicy.deploy.daemon import Daemon
-from robopolicy.deploy.policy_source import cameras_of
+from robopolicy.deploy.policy_source import cameras_of, check_policy
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DeployError
 from robopolicy.evaluation.result import EpisodeResult
@@ -63,10 +63,11 @@ def run_deploy_episodes(
         and ``episodes``, the records as dicts.
 
     Raises:
-        DeployError: the daemon cannot be started.
+        DeployError: the daemon cannot be started, or the policy reads a goal.
     """
     chosen = robot_config(robot) if isinstance(robot, str) else robot
     chosen_card = load_embodiment(chosen.embodiment)
+    check_policy(str(policy_dir))
     config = DaemonConfig(
         policy=str(policy_dir),
         robot=chosen,

@@ -9,7 +9,7 @@ from robopolicy.deploy.config import DaemonConfig
 from robopolicy.embodiment import Embodiment
 from robopolicy.embodiment_view import find_view, stored_views
 from robopolicy.errors import DeployError, explain
-from robopolicy.exported import exported_cameras, is_exported
+from robopolicy.exported import exported_cameras, is_exported, read_document
 from robopolicy.protocols import Policy
 from robopolicy.registry import load_target
 
@@ -32,7 +32,7 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
 
     Raises:
         EmbodimentMismatchError: it was made for another robot.
-        DeployError: it reads a camera that the daemon does not stream, or the name means nothing.
+        DeployError: it reads a camera that the daemon does not stream, or a goal, or the name means nothing.
     """
     name = config.policy
     policy: Policy | None = None
@@ -58,6 +58,7 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
         policy = load_target(name)(card)
     assert policy is not None
     card.require_same(policy.spec.embodiment, mine=f"the robot {card.name}", theirs=f"the policy {name}")
+    _refuse_goal(name, policy.spec.goal or policy.spec.goal_cameras)
     missing = set(policy.spec.cameras) - set(config.cameras)
     if missing:
         raise DeployError(
@@ -73,10 +74,11 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
 
 
 def check_policy(name: str) -> None:
-    """Refuse a name that cannot mean a policy, before any process is started.
+    """Refuse a name that cannot mean a policy, or one that wants a goal, before any process is started.
 
     Raises:
-        DeployError: neither a folder, nor a baseline, nor a factory.
+        DeployError: neither a folder, nor a baseline, nor a factory; a trained policy that reads a goal.
+        CheckpointError: the run folder holds no sound checkpoint.
     """
     if not (Path(name).is_dir() or name in (*BASELINES, "expert") or ":" in name):
         raise DeployError(
@@ -85,6 +87,23 @@ def check_policy(name: str) -> None:
                 given=name,
                 allowed="a run folder, null, random, expert, or module:attribute of a factory",
                 mend="train one first, or correct the path",
+            )
+        )
+    if is_exported(name):
+        spec = read_document(name)["spec"]
+        _refuse_goal(name, spec.get("goal") or spec.get("goal_cameras"))
+    elif Path(name).is_dir():
+        _refuse_goal(name, _checkpoint(Path(name)).document("policy")["parameters"].get("goal"))
+
+
+def _refuse_goal(name: str, goal: object) -> None:
+    """Nothing in the daemon says what is wanted, and a policy must not find out while the arm is moving."""
+    if goal:
+        raise DeployError(
+            explain(
+                f"the policy {name} reads a goal, and the daemon has none to give",
+                given=f"goal={goal}",
+                mend="deploy a policy without a goal; evaluate this one with: robopolicy eval",
             )
         )
 

@@ -348,6 +348,14 @@ def _check_exportable(policy: Any) -> None:
                 mend=f"set sampler.kind={quiet[0]}; nothing is trained again",
             )
         )
+    if policy.spec.goal_cameras:
+        raise ConfigError(
+            explain(
+                "a policy that reads a picture of its goal cannot be exported",
+                given=f"{name}, goal.cameras={list(policy.spec.goal_cameras)}",
+                mend="run the checkpoint itself, or train with goal.names alone",
+            )
+        )
     if policy.encoder.language is not None:
         raise ConfigError(explain("a policy that reads instructions cannot be exported", given=name))
 

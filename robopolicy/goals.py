@@ -3,8 +3,11 @@
 A goal means the same in training and in execution because its entries are taken by name in both::
 
     training    hindsight   entries ``names`` of environment_state at a later row of the same episode
+                            frames of ``cameras`` at that row
                 recorded    entries ``names`` of the recorded stream ``goal``
+                            pictures of ``cameras`` in the metadata of the episode
     execution               entries ``names`` of the observation's goal (in simulation: of the task's ``goal_names``)
+                            pictures of ``cameras`` (in simulation: the scene as it is when the goal is reached)
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Literal
 
 from robopolicy.errors import ConfigError, explain, suggest
 
-__all__ = ["GoalConfig", "goal_names", "goal_width", "positions"]
+__all__ = ["GoalConfig", "goal_cameras", "goal_names", "goal_width", "positions"]
 
 
 @dataclass(frozen=True)
@@ -24,27 +27,32 @@ class GoalConfig:
 
     Attributes:
         names: [G] entries that make up the goal, in this order.
+        cameras: Cameras whose picture of the goal is read, in this order; beside the entries, or instead of them.
         source: ``hindsight``: what was reached later in the same episode (Andrychowicz et al. 2017, arXiv 1707.01495;
             for play data Lynch et al. 2019, arXiv 1903.01973); ``recorded``: what the store says was wanted.
         future: Least and most steps ahead of a hindsight goal; near the end of an episode what is left of them.
         draws: Hindsight goals per window: the data set has that many times the windows.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
     source: Literal["hindsight", "recorded"] = "hindsight"
     future: tuple[int, int] = (1, 100)
     draws: int = 1
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.names or len(set(self.names)) != len(self.names):
+        if not (self.names or self.cameras):
             problems.append(
                 explain(
-                    "goal.names needs at least one entry, each once",
-                    given=list(self.names),
-                    mend="name channels of environment_state that are in the task's goal too, or set goal=0",
+                    "a goal needs at least one entry in goal.names or one camera in goal.cameras",
+                    mend="name channels of environment_state that are in the task's goal too, or a camera, "
+                    "or set goal=0",
                 )
             )
+        for key, named in (("names", self.names), ("cameras", self.cameras)):
+            if len(set(named)) != len(named):
+                problems.append(explain(f"goal.{key} names each once", given=list(named)))
         if not 1 <= self.future[0] <= self.future[1]:
             problems.append(explain("goal.future needs 1 <= least <= most", given=list(self.future)))
         if self.draws < 1 or (self.draws > 1 and self.source == "recorded"):
@@ -72,6 +80,11 @@ def goal_width(goal: int | GoalConfig) -> int:
 def goal_names(goal: int | GoalConfig) -> tuple[str, ...]:
     """Names of its entries, () where it is taken as it is."""
     return () if isinstance(goal, int) else goal.names
+
+
+def goal_cameras(goal: int | GoalConfig) -> tuple[str, ...]:
+    """Cameras whose picture of the goal is read, () for none."""
+    return () if isinstance(goal, int) else goal.cameras
 
 
 def positions(wanted: Sequence[str], have: Sequence[str], where: str, error: type[Exception]) -> list[int]:

@@ -33,6 +33,7 @@ class PolicySpec:
         goal: Width G of the goal vector that it reads, 0 for none.
         environment_names: Entries of the privileged state that it reads, by name; () takes all as they are.
         goal_names: [G] entries of the goal that it reads, likewise.
+        goal_cameras: Cameras whose picture of the goal it reads.
         continues: Whether a new chunk follows the ``prefix`` that :meth:`Policy.act` gets, which real-time chunking
             needs; others ignore it.
     """
@@ -51,6 +52,7 @@ class PolicySpec:
     environment_names: tuple[str, ...] = ()
     goal_names: tuple[str, ...] = ()
     continues: bool = False
+    goal_cameras: tuple[str, ...] = ()
 
 
 @runtime_checkable

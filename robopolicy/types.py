@@ -15,6 +15,7 @@ action                 f32 [B, Tp, A]         commanded action, physical units, 
 action_mask            bool [B, Tp, A]        True where the value counts; False for padding and absent channels
 language               list[str] of B         instruction
 goal                   f32 [B, G]             goal vector of goal-conditioned policies
+goal_image[cam]        uint8 [B, H, W, C]     picture of what is wanted; {} for policies that read none
 embodiment_index       int64 [B]              which embodiment of a mixture; None for data of one robot
 state_mask             bool [B, S]            slots that the robot has; None for data of one robot
 image_mask[cam]        bool [B]               False where the robot has no such camera; {} for data of one robot
@@ -73,6 +74,7 @@ class Observation:
         goal: f32 [G] goal of the episode, or None.
         environment_names: [E] names of the entries of ``environment_state``, () where they are not known.
         goal_names: [G] names of the entries of ``goal``, likewise. A policy that names what it reads takes it by name.
+        goal_image: uint8 [H, W, C] per camera, a picture of what is wanted.
     """
 
     state: FloatArray
@@ -88,6 +90,7 @@ class Observation:
     goal: FloatArray | None = None
     environment_names: tuple[str, ...] = ()
     goal_names: tuple[str, ...] = ()
+    goal_image: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, init=False)
@@ -209,6 +212,7 @@ class Batch:
     state_mask: torch.Tensor | None = None
     image_mask: dict[str, torch.Tensor] = field(default_factory=dict)
     depth: dict[str, torch.Tensor] = field(default_factory=dict)
+    goal_image: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: Any) -> Batch:
         """A copy with every tensor on ``device``."""
@@ -225,6 +229,7 @@ class Batch:
             state_mask=None if self.state_mask is None else self.state_mask.to(device),
             image_mask={name: mask.to(device) for name, mask in self.image_mask.items()},
             depth={name: tensor.to(device) for name, tensor in self.depth.items()},
+            goal_image={name: tensor.to(device) for name, tensor in self.goal_image.items()},
         )
 
 

@@ -7,7 +7,7 @@ is Gymnasium's ``reset`` and ``step`` at ``control_hz``: an action becomes a one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -169,10 +169,12 @@ class Env(SimulatedRobot, gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         modalities: Modalities | None = None,
         sensors: Sequence[str] = (),
         embodiment: str | None = None,
+        goal_image: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> Observation:
         """Frames, oldest first, as the observation of a policy that reads ``modalities`` (or ``cameras`` only).
 
-        ``embodiment`` is the hash of the policy's card, where that is not :attr:`card`.
+        ``embodiment`` is the hash of the policy's card, where that is not :attr:`card`; ``goal_image`` what
+        :meth:`goal_images` drew when the episode began.
         """
         task = self.task
         return stack_frames(
@@ -183,6 +185,7 @@ class Env(SimulatedRobot, gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             language=task.language(),
             environment_names=tuple(task.environment_state_names),
             goal_names=tuple(task.goal_names),
+            goal_image=goal_image,
         )
 
 

@@ -97,6 +97,7 @@ def run_episode(
 
     Raises:
         EmbodimentMismatchError: the policy was made for another embodiment.
+        SimulationError: the policy reads a picture of the goal, and the task has none.
     """
     if policy.spec.embodiment.hash != env.embodiment.hash:
         policy.spec.embodiment.require_same(env.card, mine="the policy", theirs="the environment")
@@ -128,6 +129,7 @@ class _Run:
         self.env, self.policy, self.spec, self.latency, self.perturb = env, policy, policy.spec, latency, perturb
         self.split, self.index = split, index
         self.wanted = Modalities.of(self.spec)
+        self.goal_image = env.goal_images(self.spec.goal_cameras)  # once: as things are when the episode begins
         self.frames: deque[Frame] = deque(maxlen=self.spec.observation_horizon)
         self.pending: list[tuple[ActionChunk, int, int]] = []
         self.between = Between(between or BetweenConfig(), self.spec, latency.expected_ns)
@@ -185,7 +187,11 @@ class _Run:
         for _ in range(self.spec.observation_horizon - len(frames)):
             frames.insert(0, dataclasses.replace(frames[0], time_ns=frames[0].time_ns - step_ns))
         observation = self.env.observe(
-            frames, modalities=self.wanted, sensors=self.spec.sensors, embodiment=self.spec.embodiment.hash
+            frames,
+            modalities=self.wanted,
+            sensors=self.spec.sensors,
+            embodiment=self.spec.embodiment.hash,
+            goal_image=self.goal_image,
         )
         call = len(self.inference_ms)
         begin = time.perf_counter()

@@ -105,6 +105,7 @@ def stack_frames(
     language: str,
     environment_names: tuple[str, ...] = (),
     goal_names: tuple[str, ...] = (),
+    goal_image: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> Observation:
     """Frames, oldest first, as the observation of a policy that reads ``wanted`` and ``sensors``."""
     last = frames[-1]
@@ -123,6 +124,7 @@ def stack_frames(
         goal=last.goal,
         environment_names=environment_names,
         goal_names=goal_names,
+        goal_image=dict(goal_image or {}),
     )
 
 

@@ -277,6 +277,10 @@ class SimulatedRobot:
         """The scene with the goal reached, uint8 [H, W, 3]; the episode goes on untouched."""
         return draw_goal(self, camera, self._eyes)
 
+    def goal_images(self, cameras: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+        """:meth:`goal_image` of each camera, as observations hold them."""
+        return {name: self.goal_image(name) for name in cameras}
+
     def metrics(self) -> dict[str, float]:
         """The task's figures of the episode so far."""
         return self.task.metrics()

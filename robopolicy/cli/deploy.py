@@ -31,7 +31,7 @@ from robopolicy.control.config import ControlConfig
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
 from robopolicy.deploy.control_socket import request
 from robopolicy.deploy.daemon import Daemon
-from robopolicy.deploy.policy_source import cameras_of
+from robopolicy.deploy.policy_source import cameras_of, check_policy
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import CommandError, explain
 
@@ -118,6 +118,7 @@ def _episodes(config: CliConfig, out: Path) -> int:
 
 def _foreground(config: CliConfig, out: Path) -> int:
     card = load_embodiment(config.robot.embodiment)
+    check_policy(config.policy)
     cameras = cameras_of(config.policy, card) if config.cameras is None else config.cameras
     daemon_config = DaemonConfig(config.policy, config.robot, config.deploy, to_dict(config.control), cameras)
     print("a hardware emergency stop stays mandatory; Ctrl-C is a planned stop")

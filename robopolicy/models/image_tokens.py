@@ -81,6 +81,14 @@ class TokenEncoder(ObservationEncoder):
         hidden: int = 0,
         language: TableLanguage | SentenceLanguage | None = None,
     ):
+        if spec.goal_cameras:
+            raise ConfigError(
+                explain(
+                    "a network that reads feature maps takes no picture of its goal",
+                    given=f"goal.cameras={list(spec.goal_cameras)}",
+                    mend="use goal.names alone, or a policy with network unet, dit or gpt",
+                )
+            )
         super().__init__(spec, normalizer, vision, hidden, language)
         channels = 0
         for encoder in self.vision.values():
@@ -106,6 +114,7 @@ class TokenEncoder(ObservationEncoder):
         rng: torch.Generator | None = None,
         image_mask: Mapping[str, Tensor] | None = None,
         goal: Tensor | None = None,
+        goal_images: Mapping[str, Tensor] | None = None,
         keep_goal: Tensor | None = None,
         language: Sequence[str] | None = None,
     ) -> TokenFeatures:
@@ -123,7 +132,7 @@ class TokenEncoder(ObservationEncoder):
         words = None
         if self.language is not None:
             words = self.language([""] * len(steps) if language is None else list(language))
-        return TokenFeatures(steps, extra, self._goal(goal, keep_goal, steps), words, tuple(maps))
+        return TokenFeatures(steps, extra, self._goal(goal, {}, keep_goal, steps), words, tuple(maps))
 
 
 def _waves(position: Tensor, width: int) -> Tensor:

@@ -6,7 +6,8 @@
     environment_state [B, To, E] -+-- concat per step --> steps [B, To, D]
     image[cam] [B, To, H, W, C] --CameraEncoders--'
                        low-dimensional ones of all steps --perceptron--> extra [B, X]
-    goal [B, G] --normalise, withhold--> goal [B, G + 1]
+    goal [B, G] --normalise--------------------------.
+    goal_image[cam] [B, H, W, C] --CameraEncoders--- +-- a 1, withhold --> goal [B, G + cameras * feature_dim + 1]
     language --> [B, L]
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from robopolicy.errors import ShapeError, explain
 from robopolicy.models.affine import Affine
 from robopolicy.models.features import Features, FeatureWidths
 from robopolicy.models.language import SentenceLanguage, TableLanguage
@@ -31,7 +33,9 @@ class ObservationEncoder(nn.Module):
     """Concatenates normalised low-dimensional streams and camera features per observation step.
 
     Args:
-        spec: Which streams, how wide, how many steps, and the width of the goal.
+        spec: Which streams, how wide, how many steps, the width of the goal and the cameras of its picture. The picture
+            of a camera that is observed too goes through the encoder of that camera, in one pass with its frames;
+            others have an encoder of their own.
         normalizer: Must hold the streams that the spec reads; ``goal`` too where there is one.
         vision: Encoders of the cameras.
         hidden: Width of a two-layer perceptron over all low-dimensional features whose output joins the features;
@@ -69,16 +73,18 @@ class ObservationEncoder(nn.Module):
         self.hidden: nn.Module | None = None
         if hidden and flat:
             self.hidden = nn.Sequential(nn.Linear(flat, hidden), nn.Mish(), nn.Linear(hidden, hidden))
-        cameras = {name: spec.embodiment.camera(name) for name in spec.cameras}
+        self.goal_cameras = spec.goal_cameras
+        cameras = {name: spec.embodiment.camera(name) for name in (*spec.cameras, *spec.goal_cameras)}
         self.vision = CameraEncoders(vision, {name: (c.height, c.width) for name, c in cameras.items()})
-        width += vision.feature_dim * len(cameras)
+        width += vision.feature_dim * len(spec.cameras)
         self.goal = Affine(normalizer.require_width("goal", spec.goal)) if spec.goal else None
+        told = spec.goal + vision.feature_dim * len(spec.goal_cameras)
         self.language = language
         self.widths = FeatureWidths(
             horizon=self.horizon,
             step=width,
             extra=hidden if self.hidden is not None else 0,
-            goal=spec.goal + 1 if spec.goal else 0,
+            goal=told + 1 if told else 0,
             language=0 if language is None else language.width,
         )
 
@@ -92,6 +98,7 @@ class ObservationEncoder(nn.Module):
         rng: torch.Generator | None = None,
         image_mask: Mapping[str, Tensor] | None = None,
         goal: Tensor | None = None,
+        goal_images: Mapping[str, Tensor] | None = None,
         keep_goal: Tensor | None = None,
         language: Sequence[str] | None = None,
     ) -> Features:
@@ -103,8 +110,12 @@ class ObservationEncoder(nn.Module):
             rng: Source of both.
             image_mask: Camera -> bool [B]; where False, its features are 0 and have no gradient.
             goal: f32 [B, G] physical units; None withholds it from all rows.
+            goal_images: Camera -> uint8 [B, H, W, C], of all cameras of the goal; None withholds it likewise.
             keep_goal: bool [B], False for rows that do not see their goal.
             language: B instructions; None is an empty one for all.
+
+        Raises:
+            ShapeError: a camera is missing, or its pictures have the wrong size; half of a goal.
         """
         features, extra = [], None
         for name, values in (("state", state), ("environment_state", environment_state)):
@@ -113,21 +124,59 @@ class ObservationEncoder(nn.Module):
                 features.append(self.low_dim[name](values))  # [B, To, S or E]
         if self.hidden is not None:
             extra = self.hidden(torch.cat(features, dim=-1).flatten(1))
-        for name, seen in self.vision(images, augment=augment, rng=rng).items():  # f32 [B, To, feature_dim]
-            if image_mask and name in image_mask:
-                seen = seen * image_mask[name][:, None, None]
-            features.append(seen)
+        seen, wanted = self._see(images, goal_images, augment, rng)
+        for name, each in seen.items():  # f32 [B, To, feature_dim]
+            features.append(each * image_mask[name][:, None, None] if image_mask and name in image_mask else each)
         steps = torch.cat(features, dim=-1)
         words = None
         if self.language is not None:
             words = self.language([""] * len(steps) if language is None else list(language))
-        return Features(steps, extra, self._goal(goal, keep_goal, steps), words)
+        return Features(steps, extra, self._goal(goal, wanted, keep_goal, steps), words)
 
-    def _goal(self, goal: Tensor | None, keep: Tensor | None, steps: Tensor) -> Tensor | None:
-        """Normalised goal and a 1 where there is one; all 0 where it is withheld."""
-        if self.goal is None:
+    def _see(
+        self,
+        images: Mapping[str, Tensor],
+        goal_images: Mapping[str, Tensor] | None,
+        augment: bool,
+        rng: torch.Generator | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features of what is seen, camera -> f32 [B, To, feature_dim], and of what is wanted, [B, feature_dim]."""
+        shown = {name: images[name] for name in self.cameras if name in images}
+        goals = self.goal_cameras if goal_images is not None else ()
+        for name in goals:
+            if goal_images is None or name not in goal_images:
+                raise ShapeError(
+                    explain(
+                        f"the picture of the goal from camera '{name}' is missing",
+                        given=sorted(goal_images or ()),
+                        allowed=self.goal_cameras,
+                        mend="give one of each of these cameras",
+                    )
+                )
+            picture = goal_images[name][:, None]  # one more step of that camera, the last
+            shown[name] = torch.cat([shown[name], picture], dim=1) if name in shown else picture
+        looked = tuple(dict.fromkeys((*self.cameras, *goals)))
+        found = self.vision(shown, augment=augment, rng=rng, cameras=looked)
+        seen = {name: found[name][:, : self.horizon] if name in goals else found[name] for name in self.cameras}
+        return seen, {name: found[name][:, -1] for name in goals}
+
+    def _goal(
+        self, goal: Tensor | None, pictures: Mapping[str, Tensor], keep: Tensor | None, steps: Tensor
+    ) -> Tensor | None:
+        """Normalised goal, features of its pictures [B, feature_dim] and a 1; all 0 where it is withheld."""
+        if not self.widths.goal:
             return None
-        if goal is None:
+        given = [goal is not None] * (self.goal is not None) + [bool(pictures)] * bool(self.goal_cameras)
+        if not any(given):
             return steps.new_zeros((len(steps), self.widths.goal))
-        told = torch.cat([self.goal(goal), torch.ones_like(goal[:, :1])], dim=-1)
+        if not all(given):
+            raise ShapeError(
+                explain(
+                    "the goal is a vector and pictures, and only one of them is given",
+                    given="the vector" if goal is not None else "pictures",
+                    mend="give both, or neither to withhold the goal",
+                )
+            )
+        parts = [self.goal(goal)] if self.goal is not None else []
+        told = torch.cat([*parts, *pictures.values(), steps.new_ones((len(steps), 1))], dim=-1)
         return told if keep is None else told * keep[:, None].to(told.dtype)

@@ -10,7 +10,7 @@ HWC storage seen as CHW is channels-last memory, which convolutions prefer: no c
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -235,33 +235,44 @@ class CameraEncoders(nn.ModuleDict):
                 self[name] = VisualEncoder(config, height, width)
 
     def forward(
-        self, images: Mapping[str, Tensor], *, augment: bool = False, rng: torch.Generator | None = None
+        self,
+        images: Mapping[str, Tensor],
+        *,
+        augment: bool = False,
+        rng: torch.Generator | None = None,
+        cameras: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """Camera -> uint8 [B, To, H, W, C]  to  camera -> f32 [B, To, feature_dim].
+
+        Args:
+            images: Pictures; To may differ between cameras.
+            augment, rng: See :meth:`VisualEncoder.forward`.
+            cameras: Which are looked at; all by default.
 
         Raises:
             ShapeError: a camera is missing, or its pictures have the wrong size.
         """
-        absent = [name for name in self.cameras if name not in images]
+        wanted = self.cameras if cameras is None else tuple(cameras)
+        absent = [name for name in wanted if name not in images]
         if absent:
             raise ShapeError(
                 explain(
                     f"pictures of cameras {absent} are missing",
                     given=sorted(images),
-                    allowed=self.cameras,
+                    allowed=wanted,
                     mend="record these cameras, or train a policy without them",
                 )
             )
-        if not self.cameras:
+        if not wanted:
             return {}
-        lead = [images[name].shape[:2] for name in self.cameras]
-        flat = [images[name].flatten(0, 1) for name in self.cameras]
+        lead = [images[name].shape[:2] for name in wanted]
+        flat = [images[name].flatten(0, 1) for name in wanted]
         if self.config.shared:
             encoder = cast(VisualEncoder, self[SHARED])
             crops = torch.cat([encoder.crop(each, augment=augment, rng=rng) for each in flat])
             encoded = encoder.encode(crops, augment=augment, rng=rng).split([len(each) for each in flat])
         else:
-            pairs = zip(self.cameras, flat, strict=True)
+            pairs = zip(wanted, flat, strict=True)
             encoded = tuple(self[name](each, augment=augment, rng=rng) for name, each in pairs)
-        rows = zip(self.cameras, encoded, lead, strict=True)
+        rows = zip(wanted, encoded, lead, strict=True)
         return {name: own.unflatten(0, shape).to(torch.float32) for name, own, shape in rows}

@@ -63,6 +63,8 @@ def check_observation(observation: Observation, spec: PolicySpec) -> None:
         _low_dim("goal", observation.goal, (spec.goal,))
     for name in spec.cameras:
         _image(name, observation, spec)
+    for name in spec.goal_cameras:
+        _goal_image(name, observation, spec)
 
 
 _AXES = {1: "[width]", 2: "[To, width]"}
@@ -105,4 +107,25 @@ def _image(name: str, observation: Observation, spec: PolicySpec) -> None:
     if image.shape != shape or image.dtype != np.uint8:
         raise ShapeError(
             explain(f"image of camera '{name}'", given=(image.dtype, image.shape), allowed=f"uint8 {shape}")
+        )
+
+
+def _goal_image(name: str, observation: Observation, spec: PolicySpec) -> None:
+    if name not in observation.goal_image:
+        raise ShapeError(
+            explain(
+                f"the policy reads a picture of the goal from camera '{name}'",
+                given=sorted(observation.goal_image),
+                allowed=spec.goal_cameras,
+                mend="put one into goal_image of the observation; in simulation: run a task with a picture of its goal",
+            )
+        )
+    image = np.asarray(observation.goal_image[name])
+    camera = spec.embodiment.camera(name)
+    shape = (camera.height, camera.width, 3)
+    if image.shape != shape or image.dtype != np.uint8:
+        raise ShapeError(
+            explain(
+                f"picture of the goal from camera '{name}'", given=(image.dtype, image.shape), allowed=f"uint8 {shape}"
+            )
         )

@@ -27,7 +27,7 @@ from robopolicy.config import to_dict
 from robopolicy.diffusion.guidance import Inpainting
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, NonFiniteError, explain
-from robopolicy.goals import GoalConfig, goal_names, goal_width
+from robopolicy.goals import GoalConfig, goal_cameras, goal_names, goal_width
 from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
 from robopolicy.models.features import Features
 from robopolicy.models.language import LanguageConfig, build_language
@@ -164,6 +164,7 @@ class ChunkNetwork(nn.Module, ABC):
             environment_names=config.environment_names,
             goal_names=goal_names(config.goal),
             continues=self.CONTINUES,
+            goal_cameras=goal_cameras(config.goal),
         )
         self.action_form = ActionForm(config.action_form, embodiment, normalizer, config.observation_horizon, horizon)
         self.encoder = self._make_encoder()
@@ -229,7 +230,8 @@ class ChunkNetwork(nn.Module, ABC):
             rng: Seed or generator.
             prefix: What is still scheduled, from ``observation.time_ns[-1]`` on; its ``horizon`` says how many of its
                 values will have been executed before this answer is there. Families that cannot use it ignore it.
-            goal: f32 [G] in the place of the observation's own, its entries in the order of ``spec.goal_names``.
+            goal: f32 [G] in the place of the observation's own, its entries in the order of ``spec.goal_names``; or
+                camera -> uint8 [H, W, C] in the place of its pictures.
 
         Returns:
             values f64 [Tp-To+1, A] in physical units.
@@ -238,9 +240,7 @@ class ChunkNetwork(nn.Module, ABC):
             ShapeError, NonFiniteError, EmbodimentMismatchError: an observation that does not fit the spec.
             NonFiniteError: the network's output is not finite.
         """
-        if goal is not None:
-            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
-        return self.act_batch([observation], [rng], [prefix])[0]
+        return self.act_batch([_told(observation, goal)], [rng], [prefix])[0]
 
     def act_batch(
         self,
@@ -284,9 +284,7 @@ class ChunkNetwork(nn.Module, ABC):
         """
         if count < 1:
             raise ConfigError(explain("needs at least one candidate", given=f"count={count}"))
-        if goal is not None:
-            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
-        return self._answers([observation], np.random.default_rng(rng).spawn(count), [prefix])
+        return self._answers([_told(observation, goal)], np.random.default_rng(rng).spawn(count), [prefix])
 
     def _answers(
         self,
@@ -355,6 +353,7 @@ class ChunkNetwork(nn.Module, ABC):
             rng=rng,
             image_mask=batch.image_mask,
             goal=batch.goal,
+            goal_images=batch.goal_image if self._spec.goal_cameras else None,
             keep_goal=keep_goal,
             language=batch.language,
         )
@@ -373,7 +372,18 @@ class ChunkNetwork(nn.Module, ABC):
             environment = tensor([o.environment_state for o in observations], np.float32)
         images = {name: tensor([o.image[name] for o in observations], np.uint8) for name in spec.cameras}
         goal = tensor([o.goal for o in observations], np.float32) if spec.goal else None
-        return self.encoder(state, environment, images, goal=goal, language=[o.language for o in observations])
+        wanted = {name: tensor([o.goal_image[name] for o in observations], np.uint8) for name in spec.goal_cameras}
+        words = [o.language for o in observations]
+        return self.encoder(state, environment, images, goal=goal, goal_images=wanted or None, language=words)
+
+
+def _told(observation: Observation, goal: Any) -> Observation:
+    """The observation with another goal in the place of its own: a vector, or a picture per camera."""
+    if goal is None:
+        return observation
+    if isinstance(goal, Mapping):
+        return dataclasses.replace(observation, goal_image=dict(goal))
+    return dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
 
 
 def masked_mean(squared: Tensor, mask: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from robopolicy.data.store import EpisodeStore
 from robopolicy.data.windows import WindowDataset, WindowSpec
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import ConfigError, DataError, explain
-from robopolicy.goals import GoalConfig
+from robopolicy.goals import GoalConfig, goal_width
 from robopolicy.models.language import with_vocabulary
 from robopolicy.normalize import Normalizer
 from robopolicy.policies.loading import build_policy, derived_ranges, policy_parameters
@@ -195,6 +195,14 @@ class MixtureSource:
         """See :class:`Source`."""
         mixture, wanted = self.mixture, policy_parameters(stage.policy, stage.parameters)
         wanted = with_vocabulary(wanted, _instructions(*mixture.stores))
+        if goal := _goal(wanted):
+            raise ConfigError(
+                explain(
+                    "the batches of a mixture hold no goals",
+                    given=f"{stage.policy}.goal={goal}",
+                    mend="set goal=0, or train on one store",
+                )
+            )
         roles = tuple(wanted.get("cameras") or ())
         seen, ahead = (int(wanted[k]) for k in ("observation_horizon", "prediction_horizon"))
         training, held_out = mixture.split(stage.validation.fraction, recipe.seed)
@@ -327,7 +335,7 @@ def _normalizer(
     if environment_names:
         columns, found = stream_columns(store, environment_names), statistics["environment_state"]
         statistics["environment_state"] = {"min": found.min[columns], "max": found.max[columns]}
-    if goal:
+    if goal_width(goal):
         statistics["goal"] = goal_range(store, goal)
     statistics |= derived_ranges(stage.policy, stage.parameters, store.embodiment, windows)
     return Normalizer.from_statistics(statistics, store.embodiment)

@@ -16,7 +16,7 @@ import numpy as np
 
 from robopolicy.control.between import Between, BetweenConfig
 from robopolicy.control.latency import LatencyModel
-from robopolicy.errors import SimulationError, explain
+from robopolicy.errors import ConfigError, SimulationError, explain
 from robopolicy.evaluation.result import EpisodeResult
 from robopolicy.protocols import Policy
 from robopolicy.seeding import generator
@@ -85,9 +85,18 @@ def run_bench_episode(
 
     Raises:
         EmbodimentMismatchError: the policy was made for another embodiment.
+        ConfigError: the policy reads a picture of the goal, which benchmarks do not draw.
         SimulationError: episode after episode was lost.
     """
     policy.spec.embodiment.require_same(env.embodiment, mine="the policy", theirs="the benchmark")
+    if policy.spec.goal_cameras:
+        raise ConfigError(
+            explain(
+                f"the policy reads a picture of the goal, and '{env.task.name}' of a benchmark draws none",
+                given=f"goal.cameras={list(policy.spec.goal_cameras)}",
+                mend="run it on a task of this project, or a policy without such a goal here",
+            )
+        )
     cpu_0, latency = time.process_time(), control_latency or LatencyModel.from_config(0)
     steps = env.task.horizon if max_steps is None else min(max_steps, env.task.horizon)
     lost = 0

@@ -1,5 +1,7 @@
 """The policy worker: which frames it uses, how often it asks, and what travels with a chunk."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -163,3 +165,18 @@ def test_a_name_that_means_nothing_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(DeployError, match="no such policy"):
         cameras_of("nul", CARD)
     assert cameras_of("expert", CARD) == ()
+
+
+@pytest.mark.parametrize("goal", [{"goal": 2}, {"goal_cameras": ("front",)}])
+def test_a_policy_that_wants_a_goal_is_refused(monkeypatch, goal):
+    class Wanting(ScriptedPolicy):
+        @property
+        def spec(self):
+            return dataclasses.replace(super().spec, **goal)
+
+    name = "robopolicy.deploy.scripted:hold"
+    monkeypatch.setattr("robopolicy.deploy.scripted.hold", Wanting)
+    with pytest.raises(DeployError, match=r"scripted:hold reads a goal, and the daemon has none"):
+        build_policy(config(name), CARD)
+    goal.clear()
+    assert build_policy(config(name), CARD).spec.goal == 0  # control

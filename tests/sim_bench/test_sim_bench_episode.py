@@ -275,3 +275,11 @@ def test_validation_during_training_runs_the_benchmark() -> None:
 def test_wrong_names_are_refused(task: str) -> None:
     with pytest.raises((ConfigError, LookupError)):
         evaluate("expert", task, episodes=range(1))
+
+
+def test_a_policy_that_wants_a_picture_of_the_goal_is_refused(env: BenchEnv) -> None:
+    policy = Steady(env)
+    policy.spec = dataclasses.replace(policy.spec, goal_cameras=("top",))
+    with pytest.raises(ConfigError, match=r"picture of the goal, and 'fake/point' of a benchmark draws none.*top"):
+        run_bench_episode(env, policy, split="test", index=0)
+    assert not policy.calls
