@@ -36,7 +36,7 @@ from robopolicy.errors import CheckpointError, ConfigError, MissingDependencyErr
 from robopolicy.exported import DOCUMENT, FORMAT, GRAPH, read_document
 from robopolicy.models.action_form import ActionForm
 from robopolicy.normalize import Normalizer
-from robopolicy.policies.checks import check_observation
+from robopolicy.policies.checks import check_observation, selected
 from robopolicy.policies.continuation import scheduled
 from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.protocols import PolicySpec
@@ -249,8 +249,9 @@ class ExportedPolicy:
             ShapeError, NonFiniteError, EmbodimentMismatchError: as the exported policy's.
         """
         if goal is not None:
-            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32))
+            observation = dataclasses.replace(observation, goal=np.asarray(goal, np.float32), goal_names=())
         spec, card = self._spec, self._spec.embodiment
+        observation = selected(observation, spec)
         check_observation(observation, spec)
         shape = (1, spec.prediction_horizon, len(card.action))
         state = torch.as_tensor(np.asarray(observation.state, np.float64)[None])

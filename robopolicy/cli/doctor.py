@@ -179,7 +179,7 @@ def _tools() -> list[Finding]:
     if importlib.util.find_spec("torch") is not None:
         from robopolicy.models.norm_mish import compiled
 
-        how = "in tensor operations: the same, a third slower" if compiled is None else "compiled"
+        how = "in tensor operations: the same, slower" if compiled is None else "compiled"
         found.append(
             Finding(
                 "networks", f"group norm of the U-Net on CPUs {how}", mend if compiled is None else "", needed=False

@@ -26,9 +26,12 @@ from robopolicy.protocols import PolicySpec
 from robopolicy.schema import setting
 from robopolicy.types import ActionChunk
 
-__all__ = ["KINDS", "Between", "BetweenConfig", "Prefix", "delay_steps"]
+__all__ = ["JACOBIAN", "KINDS", "STRONGEST", "Between", "BetweenConfig", "Prefix", "delay_steps"]
 
 KINDS = ("naive", "ensemble", "rtc")
+JACOBIAN: Literal["network", "identity"] = "identity"
+STRONGEST = 20.0
+"""Of real-time chunking where nothing else is said, see :class:`BetweenConfig`."""
 
 Scheduled = Callable[[int, int], ActionChunk | None]
 """(time of the observation, expected delay), both ns -> what is still scheduled after it."""
@@ -38,20 +41,22 @@ Scheduled = Callable[[int, int], ActionChunk | None]
 class BetweenConfig:
     """How one chunk follows another.
 
-    Defaults are those of the sources but for ``jacobian``: the published one costs a backward pass per step, five times
-    the latency on a CPU, and leaves larger seams (tests/claims/policies/delay_seams.py measures both).
+    Defaults are those of the sources but for ``jacobian``: the published one costs a backward pass per step
+    and leaves larger seams (tests/claims/policies/delay_seams.py measures both).
     """
 
     kind: Literal["naive", "ensemble", "rtc"] = setting("one of naive, ensemble, rtc", default="naive")
     every: int | None = setting("control steps between two requests; null: Ta, of ensemble 1", default=None, ge=1)
-    strongest: float = setting("rtc: bound of the guidance, beta; 0 switches it off; published 5", default=20.0, ge=0)
+    strongest: float = setting(
+        "rtc: bound of the guidance, beta; 0 switches it off; published 5", default=STRONGEST, ge=0
+    )
     mask: Literal["soft", "hard"] = setting(
         "rtc: soft also follows the rest of the old chunk, less and less; hard only what will be executed",
         default="soft",
     )
     jacobian: Literal["network", "identity"] = setting(
         "rtc: network, as published, costs a backward pass per step; identity none, and holds more firmly",
-        default="identity",
+        default=JACOBIAN,
     )
     recent: int = setting("rtc: the delay expected is the longest of this many", default=10, ge=1)
     decay: float = setting("ensemble: m of the weights exp(-m i)", default=0.01, ge=0)
@@ -70,8 +75,8 @@ class Prefix(ActionChunk):
         jacobian: See :class:`robopolicy.diffusion.guidance.Inpainting`.
     """
 
-    strongest: float = 20.0
-    jacobian: str = "identity"
+    strongest: float = STRONGEST
+    jacobian: str = JACOBIAN
 
     def __init__(
         self,
@@ -81,8 +86,8 @@ class Prefix(ActionChunk):
         embodiment: str,
         valid: ArrayLike | None = None,
         horizon: int | None = None,
-        strongest: float = 20.0,
-        jacobian: str = "identity",
+        strongest: float = STRONGEST,
+        jacobian: str = JACOBIAN,
     ) -> None:
         super().__init__(values, t0_ns, dt_s, embodiment, valid, horizon)
         vars(self).update(strongest=float(strongest), jacobian=jacobian)

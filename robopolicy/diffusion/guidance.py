@@ -42,8 +42,8 @@ class Inpainting:
 
     values: Tensor
     weights: Tensor
-    strongest: float | Tensor = 20.0
-    jacobian: str = "identity"
+    strongest: float | Tensor
+    jacobian: str
 
 
 def soft_weights(horizon: int, fixed: int, overlap: int) -> NDArray[np.float32]:

@@ -98,8 +98,8 @@ FOR_EACH_CPU void forward_rows(const Work *w, Py_ssize_t first, Py_ssize_t last)
         for (Py_ssize_t g = 0; g < G; g++) inverses[g] = 1.0f / sqrtf(inverses[g] + w->eps);
         spread(inverses, factor, C, G);
         for (Py_ssize_t c = 0; c < C; c++) factor[c] *= weight[c];
-        const float *restrict scale = w->film ? w->scale + b * w->film : NULL;
-        const float *restrict shift = w->film ? w->shift + b * w->film : NULL;
+        const float *restrict scale = w->scale ? w->scale + b * w->film : NULL;
+        const float *restrict shift = w->scale ? w->shift + b * w->film : NULL;
         for (Py_ssize_t t = 0; t < T; t++) {
             const float *restrict x = rows + t * w->from.time;
             float *restrict out = w->out + b * w->to.batch + t * w->to.time;
@@ -128,7 +128,7 @@ FOR_EACH_CPU void backward_rows(const Work *w, Py_ssize_t first, Py_ssize_t last
 #pragma omp simd
         for (Py_ssize_t c = 0; c < C; c++) {
             factor[c] = inverse[c] * weight[c];
-            scale[c] = w->film ? w->scale[b * w->film + c] : 1.0f;
+            scale[c] = w->scale ? w->scale[b * w->film + c] : 1.0f;
             at_bias[c] = at_weight[c] = at_scale[c] = at_shift[c] = 0.0f;
         }
         for (Py_ssize_t t = 0; t < T; t++) {
@@ -150,7 +150,7 @@ FOR_EACH_CPU void backward_rows(const Work *w, Py_ssize_t first, Py_ssize_t last
                 out[c] = at_y;
             }
         }
-        if (w->film)
+        if (w->scale)
             for (Py_ssize_t c = 0; c < C; c++) {
                 w->at_scale[b * C + c] = at_scale[c];
                 w->at_shift[b * C + c] = at_shift[c];

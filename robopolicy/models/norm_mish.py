@@ -44,10 +44,10 @@ def norm_mish(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None = None, shift:
         scale, shift: [B, C], both or none.
     """
     if torch.is_grad_enabled():
-        kind = _CompiledNormMish if _takes(x, norm) else _NormMish
+        kind = _CompiledNormMish if _takes(x, norm, scale, shift) else _NormMish
         return cast(Tensor, kind.apply(x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps))
-    if _takes(x, norm):
-        out = torch.empty(x.shape)
+    if _takes(x, norm, scale, shift):
+        out = x.new_empty(x.shape)
         norm_mish_into(out, x, norm, scale, shift)
         return out
     if x.shape[1] == 1:  # time-first is channels-last then, which the library's own kernel reads
@@ -72,20 +72,24 @@ def norm_mish_into(
     Returns:
         Whether it was done; False, with ``out`` as it was, where there is no compiled form for ``x``.
     """
-    if not _takes(x, norm) or out.dtype != torch.float32 or out.stride(2) != 1:
+    fits = out.shape == x.shape and out.dtype == torch.float32 and out.stride(2) == 1
+    if not (fits and _takes(x, norm, scale, shift)):
         return False
     _forward(out, x, norm.weight, norm.bias, scale, shift, norm.num_groups, norm.eps)
     return True
 
 
-def _takes(x: Tensor, norm: nn.GroupNorm) -> bool:
-    """Whether the compiled form can: it reads memory as single precision on a CPU, whatever it was."""
-    return (
-        compiled is not None
-        and x.dtype == norm.weight.dtype == torch.float32
-        and x.device.type == norm.weight.device.type == "cpu"
-        and x.shape[2] <= compiled.MOST_CHANNELS
-    )
+def _takes(x: Tensor, norm: nn.GroupNorm, scale: Tensor | None, shift: Tensor | None) -> bool:
+    """Whether the compiled form can: it reads memory as single precision on a CPU, whatever it was and however much.
+
+    What does not fit together is left to the tensor operations, which say so.
+    """
+    if compiled is None or norm.num_channels != x.shape[2] or x.shape[2] > compiled.MOST_CHANNELS:
+        return False
+    films = [film for film in (scale, shift) if film is not None]
+    if len(films) == 1 or any(film.shape != x.shape[1:] for film in films):
+        return False
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, norm.weight, norm.bias, *films))
 
 
 def _side_by_side(x: Tensor) -> Tensor:
@@ -105,13 +109,13 @@ def _forward(
     """Compiled; fills ``out``. -> ``mean`` and ``1 / deviation`` [B, groups]."""
     steps, rows, width = x.shape
     x, weight, bias = _side_by_side(x), weight.contiguous(), bias.contiguous()
-    kept = torch.empty(2, rows, groups)
+    kept = x.new_empty(2, rows, groups)
     film = 0
     if scale is not None and shift is not None:
         scale, shift = _side_by_side(scale), _side_by_side(shift)
         if scale.stride(0) != shift.stride(0):
             scale, shift = scale.contiguous(), shift.contiguous()
-        film = scale.stride(0) if rows > 1 else width
+        film = scale.stride(0)
     compiled.forward(
         x.data_ptr(),
         (x.stride(0), x.stride(1)),
@@ -148,7 +152,7 @@ class _CompiledNormMish(torch.autograd.Function):
         groups: int,
         eps: float,
     ) -> Tensor:
-        out = torch.empty(x.shape)
+        out = x.new_empty(x.shape)
         mean, inverse = _forward(out, x, weight, bias, scale, shift, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, inverse, scale)
         return out
@@ -159,13 +163,13 @@ class _CompiledNormMish(torch.autograd.Function):
         x, weight, bias, mean, inverse, scale = ctx.saved_tensors
         steps, rows, width = x.shape
         x, gradient, weight, bias = _side_by_side(x), _side_by_side(gradient), weight.contiguous(), bias.contiguous()
-        d_x, d_bias, d_weight = torch.empty(x.shape), torch.empty(rows, width), torch.empty(rows, width)
+        d_x, d_bias, d_weight = x.new_empty(x.shape), x.new_empty(rows, width), x.new_empty(rows, width)
         d_scale = d_shift = None
         film = 0
         if scale is not None:
             scale = _side_by_side(scale)
-            d_scale, d_shift = torch.empty(rows, width), torch.empty(rows, width)
-            film = scale.stride(0) if rows > 1 else width
+            d_scale, d_shift = x.new_empty(rows, width), x.new_empty(rows, width)
+            film = scale.stride(0)
         compiled.backward(
             x.data_ptr(),
             (x.stride(0), x.stride(1)),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from robopolicy.config import to_dict
 from robopolicy.diffusion.guidance import Inpainting
 from robopolicy.embodiment import Embodiment
-from robopolicy.errors import ConfigError, NonFiniteError, explain
+from robopolicy.errors import ConfigError, NonFiniteError, ShapeError, explain
 from robopolicy.goals import GoalConfig, goal_cameras, goal_names, goal_width
 from robopolicy.models.action_form import INCREMENT_STREAM, ActionForm, increment_range
 from robopolicy.models.features import Features
@@ -260,6 +260,8 @@ class ChunkNetwork(nn.Module, ABC):
         Raises:
             ShapeError, NonFiniteError, EmbodimentMismatchError: as :meth:`act`, for any of the observations.
         """
+        if len(rngs) != len(observations):
+            raise ShapeError(explain("one seed per observation", given=len(rngs), allowed=len(observations)))
         return self._answers(observations, [np.random.default_rng(rng) for rng in rngs], prefixes)
 
     def act_candidates(
@@ -284,25 +286,25 @@ class ChunkNetwork(nn.Module, ABC):
         """
         if count < 1:
             raise ConfigError(explain("needs at least one candidate", given=f"count={count}"))
-        return self._answers([_told(observation, goal)], np.random.default_rng(rng).spawn(count), [prefix])
+        return self._answers([_told(observation, goal)], np.random.default_rng(rng).spawn(count), [prefix], count)
 
     def _answers(
         self,
         observations: Sequence[Observation],
         generators: Sequence[np.random.Generator],
         prefixes: Sequence[ActionChunk | None],
+        copies: int = 1,
     ) -> list[ActionChunk]:
-        """A chunk per generator, as many for each observation."""
+        """``copies`` chunks for each observation, a generator for each of them."""
         observations = [selected(observation, self._spec) for observation in observations]
         for observation in observations:
             check_observation(observation, self._spec)
         if self.training:  # dropout has no place in execution, also in the middle of training
             self.eval()
             try:
-                return self._answers(observations, generators, prefixes)
+                return self._answers(observations, generators, prefixes, copies)
             finally:
                 self.train()
-        copies = len(generators) // len(observations)
         state = np.stack([np.asarray(observation.state, np.float64) for observation in observations])
         seen = torch.as_tensor(state, device=self.action_form.scale.device)
         told = any(prefix is not None for prefix in prefixes)

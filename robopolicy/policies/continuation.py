@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robopolicy.control.between import JACOBIAN, STRONGEST
 from robopolicy.diffusion.guidance import Inpainting, soft_weights
 from robopolicy.models.action_form import ActionForm
 from robopolicy.protocols import PolicySpec
@@ -38,7 +39,7 @@ def scheduled(
     first, horizon = spec.observation_horizon - 1, spec.prediction_horizon
     values = np.zeros((len(observations), horizon, form.width))
     weights = np.zeros((len(observations), horizon), np.float32)
-    strongest = [float(getattr(prefix, "strongest", Inpainting.strongest)) for prefix in prefixes]
+    strongest = [float(getattr(prefix, "strongest", STRONGEST)) for prefix in prefixes]
     for row, (observation, prefix) in enumerate(zip(observations, prefixes, strict=True)):
         ahead = None if prefix is None else prefix.after(int(observation.time_ns[-1]))
         if ahead is None:
@@ -51,6 +52,8 @@ def scheduled(
         weights[row, first:] = soft_weights(horizon - first, fixed, count)
     device = state.device
     encoded = form.encode(torch.as_tensor(values, device=device), state)
-    ways = {getattr(prefix, "jacobian", Inpainting.jacobian) for prefix in prefixes if prefix is not None}
+    ways = {getattr(prefix, "jacobian", JACOBIAN) for prefix in prefixes if prefix is not None}
     bound = torch.as_tensor(strongest, dtype=torch.float32, device=device)
-    return Inpainting(encoded.to(torch.float32), torch.as_tensor(weights, device=device), bound, *sorted(ways)[:1])
+    return Inpainting(
+        encoded.to(torch.float32), torch.as_tensor(weights, device=device), bound, min(ways, default=JACOBIAN)
+    )

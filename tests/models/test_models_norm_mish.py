@@ -115,3 +115,25 @@ def test_double_precision_is_not_read_as_single():
     wide = in_one(x.double(), norm.double(), both.double())
     assert wide.dtype == torch.float64
     torch.testing.assert_close(wide, plain(x.double(), norm, both.double()), atol=1e-12, rtol=1e-12)
+
+
+@needs_compiled
+def test_one_film_for_all_rows_counts():
+    """Expanded over the batch its stride is 0, which must not read as no film."""
+    norm, x, both = case(4, 6, 16, 4, True)
+    shared = both.detach()[:1].expand(6, -1)
+    torch.testing.assert_close(in_one(x, norm, shared), plain(x, norm, shared), atol=1e-4, rtol=1e-4)
+    assert (plain(x, norm, shared) - plain(x, norm, None)).abs().max() > 0.1  # control
+
+
+@pytest.mark.parametrize("wrong", ["channels", "film rows", "film dtype"])
+def test_what_does_not_fit_is_never_read_from_memory(wrong):
+    norm, x, both = case(4, 6, 16, 4, True)
+    scale, shift = both.detach().chunk(2, dim=1)
+    if wrong == "film dtype":
+        with torch.no_grad():
+            assert not fused.norm_mish_into(torch.empty(x.shape), x, norm, scale.double(), shift.double())
+        return
+    arguments = (nn.GroupNorm(4, 32), scale, shift) if wrong == "channels" else (norm, scale[:3], shift[:3])
+    with pytest.raises(RuntimeError):
+        fused.norm_mish(x, *arguments)

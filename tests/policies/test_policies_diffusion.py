@@ -218,3 +218,5 @@ def test_candidates_share_an_observation_and_each_has_its_own_noise(make, observ
         assert len(chunk.values) == len(free.values)
     with pytest.raises(ConfigError, match="at least one"):
         policy.act_candidates(observation, rng=5, count=0)
+    with pytest.raises(ShapeError, match="one seed"):  # more generators than observations are no candidates
+        policy.act_batch([observation], [0, 1])
