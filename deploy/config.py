@@ -32,7 +32,10 @@ class RobotConfig:
 
     target: str = setting("driver class, module:attribute; imported by the real-time process")
     embodiment: str = setting("embodiment card", default="panda")
+    driver: dict[str, Any] = setting("further arguments of the driver: address, device, ids, calibration", default={})
+    rate_hz: float = setting("setpoints per second; 0: the card's setpoint_hz", default=0.0, ge=0)
     process: str = setting("module that plays the robot in a process of its own; empty for hardware", default="")
+    wire: dict[str, Any] = setting("box that it plays behind the vendor's wire: target and arguments", default={})
     plant: str = setting("what the simulated controller moves, module:attribute", default="")
     task: str = setting("task of the simulated scene", default="")
     options: dict[str, Any] = setting("further arguments of the plant", default={})
@@ -84,6 +87,11 @@ class DaemonConfig:
     def card(self) -> Embodiment:
         """The robot's embodiment card."""
         return load_embodiment(self.robot.embodiment)
+
+    @property
+    def tick_s(self) -> float:
+        """Time between two setpoints."""
+        return 1.0 / self.robot.rate_hz if self.robot.rate_hz else self.card.tick_s
 
 
 def require_drivable(card: Embodiment) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.control.setpoint_check import VIOLATIONS
 from robopolicy.deploy.bus import Bus
-from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, REFUSALS, VIOLATIONS
+from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, REFUSALS
 from robopolicy.deploy.state_machine import State
 
 __all__ = ["Monitor", "report_of"]

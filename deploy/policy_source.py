@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERT", "build_policy", "cameras_of", "check_policy"]
 
-EXPERT = "robopolicy.deploy.drivers.mujoco_plant:expert"
+EXPERT = "robopolicy.deploy.drivers.expert:expert"
 BASELINES = ("null", "random")
 
 

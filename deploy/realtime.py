@@ -37,17 +37,20 @@ def control_config(config: DaemonConfig) -> ControlConfig:
     Raises:
         ConfigError: an override that ControlConfig does not have.
     """
-    lead_s = config.deploy.lookahead_ticks * config.card.tick_s
+    lead_s = config.deploy.lookahead_ticks * config.tick_s
     values = {"max_state_age_s": config.deploy.robot_timeout_s + lead_s} | dict(config.control)
     return build(ControlConfig, values, "control")
 
 
 def build_arm(config: DaemonConfig, bus: Bus) -> Arm:
     """Executor, driver and arm of one daemon."""
-    card = config.card
-    executor = Executor(card, control_config(config))
-    driver = load_target(config.robot.target)(card, bus=bus, timeout_s=config.deploy.robot_timeout_s)
-    return Arm(card, executor, driver, bus, config.deploy)
+    card, kind = config.card, load_target(config.robot.target)
+    executor = Executor(card, control_config(config), config.tick_s)
+    shared = {"bus": bus} if getattr(kind, "on_bus", False) else {}
+    driver = kind(
+        card, tick_s=config.tick_s, timeout_s=config.deploy.robot_timeout_s, **shared, **config.robot.driver
+    )
+    return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s)
 
 
 def run_loop(arm: Arm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:
@@ -116,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"realtime: {note}", file=sys.stderr)
     heavy = sorted({"torch", "mujoco", "zarr"} & set(sys.modules))
     print(f"realtime: heavy modules loaded: {heavy}", file=sys.stderr)
-    tick_ns = round(config.card.tick_s * 1e9)
+    tick_ns = round(config.tick_s * 1e9)
     try:
         run_loop(
             arm, MonotonicClock(), tick_ns=tick_ns, lookahead_ticks=config.deploy.lookahead_ticks, should_leave=leave

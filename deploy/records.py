@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.control.setpoint_check import VIOLATIONS
 from robopolicy.deploy.mailbox import chunk_dtype
 from robopolicy.embodiment import Embodiment
 
@@ -34,7 +35,6 @@ __all__ = [
     "PROCESSES",
     "REASONS",
     "REFUSALS",
-    "VIOLATIONS",
     "Layout",
     "code_of",
 ]
@@ -62,10 +62,6 @@ REASONS = (
     "executor_fault",
 )
 """Why the arm last left a moving state."""
-
-VIOLATIONS = ("position", "velocity", "acceleration", "jerk", "jump", "non_finite", "order")
-"""What the robot may find wrong with a setpoint: the card's four limits by finite differences, a stream that does not
-begin where the robot stands, a NaN, a time that does not advance."""
 
 FLAG_RUNNING, FLAG_MOVING, FLAG_END = 1, 2, 4
 """Flags of a setpoint: the arm is RUNNING (a gap counts as missing); it may move; the stream ends here on purpose."""

@@ -9,7 +9,7 @@ from robopolicy.control.kinematics import Kinematics
 from robopolicy.deploy.arm import Arm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
-from robopolicy.deploy.drivers.controller import SetpointCheck
+from robopolicy.control.setpoint_check import SetpointCheck
 from robopolicy.deploy.realtime import control_config, run_loop
 from robopolicy.deploy.records import REASONS, REFUSALS, Layout
 from robopolicy.deploy.state_machine import State
