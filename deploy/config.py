@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from robopolicy.control.between import BetweenConfig
 from robopolicy.embodiment import Embodiment, load_embodiment
-from robopolicy.errors import EmbodimentError, explain
+from robopolicy.errors import ConfigError, EmbodimentError, explain
 from robopolicy.registry import registry
 from robopolicy.schema import build, setting, to_dict
 
 __all__ = [
     "DaemonConfig",
     "DeployConfig",
+    "OperatorConfig",
     "RobotConfig",
     "read_daemon",
     "require_drivable",
@@ -39,6 +40,14 @@ class RobotConfig:
     plant: str = setting("what the simulated controller moves, module:attribute", default="")
     task: str = setting("task of the simulated scene", default="")
     options: dict[str, Any] = setting("further arguments of the plant", default={})
+
+
+@dataclass(frozen=True)
+class OperatorConfig:
+    """The operator's page. Off unless asked for: nobody finds an open port beside an arm that he did not open."""
+
+    port: int = setting("port of the operator's page; 0 takes any free one, -1 serves none", default=-1, ge=-1, le=65535)
+    host: Literal["127.0.0.1"] = setting("loopback only; from elsewhere: ssh -L PORT:127.0.0.1:PORT", default="127.0.0.1")
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,25 @@ class DeployConfig:
     align_speed: float = setting("speed of that approach, m/s and rad/s", default=0.1, gt=0, le=1)
     between: BetweenConfig = setting("how a chunk follows the last: naive, ensemble, rtc", default=BetweenConfig())
     state_capacity: int = setting("records of the state ring", default=4096, ge=64)
+    blackbox: bool = setting("a logger process writes the black box (MCAP) into the run folder", default=True)
+    blackbox_chunk_s: float = setting("seconds between two flushes of the black box", default=1.0, gt=0, le=60)
+    blackbox_images: Literal["none", "jpeg"] = setting("camera frames in the black box", default="none")
+    blackbox_max_gb: float = setting("the oldest files beyond this are deleted, GB", default=20.0, gt=0)
+    dry_run: bool = setting("everything but sending: nothing is commanded or powered", default=False)
     record_setpoints: bool = setting("a simulated robot writes every setpoint to the run folder", default=True)
+    operator: OperatorConfig = setting("the operator's page", default=OperatorConfig())
+    deadman: bool = setting("motion needs a key or button held on the operator's page", default=False)
+    deadman_timeout_s: float = setting("a held key may be silent this long before the planned stop, s", default=0.5, gt=0)
+
+    def __post_init__(self) -> None:
+        if self.deadman and self.operator.port < 0:
+            raise ConfigError(
+                explain(
+                    "a dead-man's switch is asked for that nobody can hold",
+                    given="deploy.deadman=true, deploy.operator.port=-1",
+                    mend="deploy.operator.port=0 serves the page that has it",
+                )
+            )
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,18 @@ from pathlib import Path
 from robopolicy.control.clock import Clock, MonotonicClock
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.executor import Executor
-from robopolicy.deploy.arm import Arm
+from robopolicy.deploy.arm import Arm, StreamingDriver
+from robopolicy.deploy.blackbox_tape import Tape, TapedArm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, read_daemon
+from robopolicy.deploy.dry_run import DryDriver
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
+from robopolicy.deploy.records import PROCESSES
+from robopolicy.embodiment import Embodiment
 from robopolicy.registry import load_target
 from robopolicy.schema import build
 
-__all__ = ["build_arm", "control_config", "main", "run_loop"]
+__all__ = ["assemble_arm", "build_arm", "control_config", "main", "run_loop"]
 
 MOST_TICKS_BEHIND = 100
 LEAVE_S = 3.0
@@ -42,18 +46,28 @@ def control_config(config: DaemonConfig) -> ControlConfig:
     return build(ControlConfig, values, "control")
 
 
-def build_arm(config: DaemonConfig, bus: Bus) -> Arm:
-    """Executor, driver and arm of one daemon."""
-    card, kind = config.card, load_target(config.robot.target)
-    executor = Executor(card, control_config(config), config.tick_s)
+def build_arm(config: DaemonConfig, bus: Bus) -> Arm | TapedArm:
+    """Executor, driver and arm of one daemon; what passes between them is noted for the black box."""
+    kind = load_target(config.robot.target)
     shared = {"bus": bus} if getattr(kind, "on_bus", False) else {}
     driver = kind(
-        card, tick_s=config.tick_s, timeout_s=config.deploy.robot_timeout_s, **shared, **config.robot.driver
+        config.card, tick_s=config.tick_s, timeout_s=config.deploy.robot_timeout_s, **shared, **config.robot.driver
     )
+    if config.deploy.dry_run:
+        driver = DryDriver(driver)
+    if not config.deploy.blackbox:
+        return assemble_arm(config, config.card, driver, bus)
+    tape = Tape(bus.ring("tape"), PROCESSES)
+    return tape.arm(assemble_arm(config, config.card, tape.driver(driver), tape.bus(bus)))
+
+
+def assemble_arm(config: DaemonConfig, card: Embodiment, driver: StreamingDriver, bus: Bus) -> Arm:
+    """An arm with its executor around a driver and a bus; the recomputation of a recording makes the same one."""
+    executor = Executor(card, control_config(config), config.tick_s)
     return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s)
 
 
-def run_loop(arm: Arm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:
+def run_loop(arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:
     """Tick on the absolute grid until ``should_leave`` says so and the arm rests.
 
     Args:
@@ -111,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     run_dir, parent = Path(arguments[0]), ParentWatch(int(arguments[1]))
     ignore_terminal_signals()
     config = read_daemon(run_dir)
-    bus = Bus.attach({"state", "setpoints", "schedule"})
+    bus = Bus.attach({"state", "setpoints", "schedule", "tape"})
     arm = build_arm(config, bus)
     leave = LeaveCondition(bus, parent, config.deploy.supervisor_timeout_s)
     signal.signal(signal.SIGTERM, lambda *_: setattr(leave, "told", True))

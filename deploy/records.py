@@ -5,6 +5,8 @@ segment    writer -> reader            content
 =========  ==========================  ============================================================
 mailbox    policy worker -> realtime   chunks, see :mod:`robopolicy.deploy.mailbox`
 state      realtime -> all             one record per tick (``StateRing``)
+tape       realtime -> logger          what went into each tick and came out, see :mod:`robopolicy.deploy.blackbox_tape`
+recording  logger -> supervisor        how the black box is doing
 schedule   realtime -> policy worker   what is going to be executed, after every chunk that was accepted
 events     supervisor -> realtime      operator and internal events of the state machine
 setpoints  realtime -> robot           time-stamped setpoints (simulated robot only)
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.control.setpoint_check import VIOLATIONS
+from robopolicy.deploy.blackbox_tape import tape_dtype
 from robopolicy.deploy.mailbox import chunk_dtype
 from robopolicy.embodiment import Embodiment
 
@@ -39,7 +42,7 @@ __all__ = [
     "code_of",
 ]
 
-PROCESSES = ("supervisor", "realtime", "worker", "robot")
+PROCESSES = ("supervisor", "realtime", "worker", "robot", "operator", "deadman")
 """Words of the heartbeat segment."""
 
 EXECUTOR_MODES = ("none", "tracking", "stopping", "holding", "fault")
@@ -60,6 +63,7 @@ REASONS = (
     "robot_lost",
     "robot_fault",
     "executor_fault",
+    "deadman_lost",
 )
 """Why the arm last left a moving state."""
 
@@ -107,6 +111,8 @@ class Layout:
         """Segment name -> (dtype, capacity) of every plain ring."""
         return {
             "state": (self.state_dtype, self.state_capacity),
+            "tape": (tape_dtype(self.joints, len(PROCESSES)), self.state_capacity),
+            "recording": (RECORDING, 8),
             "schedule": (chunk_dtype(self.chunk_steps, self.action), 4),
             "events": (EVENT, 64),
             "setpoints": (self.setpoint_dtype, 512),
@@ -190,6 +196,16 @@ EVENT = np.dtype([("time_ns", "<i8"), ("event", "S24")])
 
 COMMAND = np.dtype([("kind", "S16"), ("split", "S16"), ("index", "<u8")])
 """An order to the simulated robot: ``reset`` (split, index) or ``snapshot``."""
+
+RECORDING = np.dtype(
+    [
+        ("recording", "u1"),
+        *((name, "<u8") for name in ("bytes", "records", "lost", "files", "dumps")),
+        ("file", f"S{TEXT_BYTES}"),
+        ("message", f"S{TEXT_BYTES}"),
+    ]
+)
+"""State of the black box: bytes and records in this file, records lost since the logger began."""
 
 REPORT = np.dtype(
     [
