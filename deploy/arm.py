@@ -196,6 +196,10 @@ class Arm:
             age_s = self._bus.heartbeat.age_s("worker", now_ns)
             if age_s is None or age_s > self._config.worker_timeout_s:
                 self.event("worker_lost", now_ns)
+        if self._config.deadman and self.state.moving:
+            age_s = self._bus.heartbeat.age_s("deadman", now_ns)
+            if age_s is None or age_s > self._config.deadman_timeout_s:
+                self.event("deadman_lost", now_ns)
         waiting_s = (now_ns - self._entered_ns) / 1e9
         if self.state is State.ALIGNING and not self._approaching and waiting_s > self._config.first_chunk_timeout_s:
             self.event("no_chunk", now_ns)

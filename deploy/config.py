@@ -46,8 +46,12 @@ class RobotConfig:
 class OperatorConfig:
     """The operator's page. Off unless asked for: nobody finds an open port beside an arm that he did not open."""
 
-    port: int = setting("port of the operator's page; 0 takes any free one, -1 serves none", default=-1, ge=-1, le=65535)
-    host: Literal["127.0.0.1"] = setting("loopback only; from elsewhere: ssh -L PORT:127.0.0.1:PORT", default="127.0.0.1")
+    port: int = setting(
+        "port of the operator's page; 0 takes any free one, -1 serves none", default=-1, ge=-1, le=65535
+    )
+    host: Literal["127.0.0.1"] = setting(
+        "loopback only; from elsewhere: ssh -L PORT:127.0.0.1:PORT", default="127.0.0.1"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ class DeployConfig:
     record_setpoints: bool = setting("a simulated robot writes every setpoint to the run folder", default=True)
     operator: OperatorConfig = setting("the operator's page", default=OperatorConfig())
     deadman: bool = setting("motion needs a key or button held on the operator's page", default=False)
-    deadman_timeout_s: float = setting("a held key may be silent this long before the planned stop, s", default=0.5, gt=0)
+    deadman_timeout_s: float = setting(
+        "a held key may be silent this long before the planned stop, s", default=0.5, gt=0
+    )
 
     def __post_init__(self) -> None:
         if self.deadman and self.operator.port < 0:
