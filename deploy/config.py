@@ -74,6 +74,8 @@ class DeployConfig:
     robot_watchdog_s: float = setting("a simulated robot stops by itself after this silence, s", default=0.15, gt=0)
     supervisor_timeout_s: float = setting("the supervisor may be silent this long, s", default=2.0, gt=0)
     first_chunk_timeout_s: float = setting("ALIGNING waits this long for the first chunk, s", default=15.0, gt=0)
+    slowest: float = setting("rate to which the path slows down before it would run dry", default=0.3, gt=0, le=1)
+    longest_wait_s: float = setting("an unbuffered robot may get no setpoint this long, s", default=0.1, gt=0)
     dry_grace_s: float = setting("RUNNING may rest this long for want of a chunk before HOLD, s", default=1.0, ge=0)
     align_position_m: float = setting("first action farther than this is approached slowly, m", default=0.1, gt=0)
     align_rotation_rad: float = setting("as above, rad; in joint space the bound of each joint", default=0.5, gt=0)

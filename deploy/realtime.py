@@ -2,10 +2,11 @@
 
 ``python -m robopolicy.deploy.realtime RUN_DIR PARENT_PID`` is started by the supervisor.
 
-The grid never slips: tick k is due at ``start + k * tick``. A tick that begins late but still before its setpoint is
-due at the robot is computed as if it had been in time, so the robot sees no difference. A setpoint whose time has
-passed is computed but not sent: nothing is ever sent in a burst, and when the arm has to stop for such an overrun, the
-stop began when it should have.
+The grid never slips: tick k is due at ``start + k * tick``. For a robot that keeps setpoints until their time, a tick
+that begins late but still before its setpoint is due there is computed as if it had been in time, so the robot sees no
+difference; a setpoint whose time has passed is computed but not sent, and when the arm has to stop for such an overrun,
+the stop began when it should have. A robot that carries setpoints out at once has waited for a late one: the ticks that
+it missed are left out, and the path waits with it. Nothing is ever sent in a burst.
 """
 
 from __future__ import annotations
@@ -83,11 +84,15 @@ def run_loop(arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks
         clock.sleep_until_ns(due_ns)
         now_ns = clock.now_ns()
         late_ns = now_ns - due_ns
-        if late_ns >= lookahead_ticks * tick_ns:
-            arm.overrun(now_ns)
-        if late_ns > MOST_TICKS_BEHIND * tick_ns:
-            # Suspended or worse: the robot has long stopped by its own watchdog; there is nothing left to follow.
-            due_ns += late_ns // tick_ns * tick_ns
+        if late_ns >= (lookahead_ticks if arm.buffered else 1) * tick_ns:
+            arm.overrun(now_ns, late_ns)
+        if late_ns > MOST_TICKS_BEHIND * tick_ns or (not arm.buffered and late_ns >= tick_ns):
+            # Buffered: suspended or worse, the robot has long stopped by its own watchdog, and nothing is left to follow.
+            # Unbuffered: it has waited; what it missed is not sent after it.
+            missed = late_ns // tick_ns
+            due_ns += missed * tick_ns
+            late_ns -= missed * tick_ns
+            arm.missed(due_ns, missed)
         reason = should_leave(now_ns)
         if reason and not leave_ns:
             leave_ns = now_ns + round(LEAVE_S * 1e9)

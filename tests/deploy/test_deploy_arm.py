@@ -27,6 +27,8 @@ ROBOT = RobotConfig(target="x:y", embodiment="panda")
 class FakeDriver:
     """An arm that is where it was told to be, and judges what it is told."""
 
+    buffered = True
+
     def __init__(self, clock):
         self.clock, self.flags = clock, 0
         self.position, self.velocity = CARD.home_position.copy(), np.zeros(len(CARD.joints))
@@ -52,6 +54,15 @@ class FakeDriver:
         self.position = np.array(setpoint.position)
         self.sent.append(setpoint)
         self.when.append(t_ns)
+
+    def connect(self):
+        pass
+
+    def enable(self):
+        pass
+
+    def close(self):
+        self.stop()
 
     def hold(self):
         self.holds += 1
