@@ -42,7 +42,7 @@ __all__ = [
     "code_of",
 ]
 
-PROCESSES = ("supervisor", "realtime", "worker", "robot", "operator", "deadman")
+PROCESSES = ("supervisor", "realtime", "worker", "robot", "logger", "operator", "deadman")
 """Words of the heartbeat segment."""
 
 EXECUTOR_MODES = ("none", "tracking", "stopping", "holding", "fault")

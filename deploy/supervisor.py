@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from robopolicy.deploy.blackbox_status import Revival, recording_of
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, read_daemon
 from robopolicy.deploy.control_socket import ControlServer
@@ -50,6 +51,8 @@ class Supervisor:
             self._modules["robot"] = config.robot.process
         if config.deploy.operator.port >= 0:
             self._modules["operator"] = "robopolicy.deploy.operator"
+        if config.deploy.blackbox:
+            self._modules["logger"] = "robopolicy.deploy.logger"
         layout = Layout.of(
             config.card,
             cameras=config.cameras,
@@ -62,11 +65,12 @@ class Supervisor:
         self._logs: dict[str, IO[bytes]] = {}
         self._reported: set[int] = set()
         self._service = Service()
+        self._revival = Revival()
         self.leaving = False
 
     def start(self) -> None:
         """Start all processes."""
-        for name in ("robot", "realtime", "worker", "operator"):
+        for name in ("robot", "logger", "realtime", "worker", "operator"):
             if name in self._modules:
                 self.spawn(name)
 
@@ -95,6 +99,9 @@ class Supervisor:
                 if name in ("worker", "robot"):
                     self._bus.post_event(f"{name}_lost")
 
+        logger = self._children.get("logger")
+        if logger is not None and logger.poll() is not None and not self.leaving and self._revival.due():
+            self.spawn("logger")
         self._tell_service()
 
     def _tell_service(self) -> None:
@@ -176,6 +183,7 @@ class Supervisor:
             "processes": processes,
             "scene": self.monitor.scene(),
             "report": report_of(self._bus),
+            "blackbox": recording_of(self._bus),
         }
 
     def _begin_episode(self) -> dict[str, Any]:
@@ -199,7 +207,7 @@ class Supervisor:
         self._service.stopping()
         order = {"realtime": signal.SIGTERM, "worker": signal.SIGKILL}
         # the page last but one: it shows how the arm came to rest
-        order |= {"operator": signal.SIGTERM, "robot": signal.SIGTERM}
+        order |= {"operator": signal.SIGTERM, "robot": signal.SIGTERM, "logger": signal.SIGTERM}
         for name, number in order.items():
             child = self._children.get(name)
             if child is not None and child.poll() is None:
