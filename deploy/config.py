@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robopolicy.control.between import BetweenConfig
+from robopolicy.control.clearance import ClearanceConfig
+from robopolicy.deploy.watch import WatchConfig
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import ConfigError, EmbodimentError, explain
 from robopolicy.registry import registry
@@ -35,6 +37,7 @@ class RobotConfig:
     embodiment: str = setting("embodiment card", default="panda")
     driver: dict[str, Any] = setting("further arguments of the driver: address, device, ids, calibration", default={})
     rate_hz: float = setting("setpoints per second; 0: the card's setpoint_hz", default=0.0, ge=0)
+    clearance: dict[str, ClearanceConfig] = setting("what each arm keeps clear of; '' is the only arm", default={})
     process: str = setting("module that plays the robot in a process of its own; empty for hardware", default="")
     wire: dict[str, Any] = setting("box that it plays behind the vendor's wire: target and arguments", default={})
     plant: str = setting("what the simulated controller moves, module:attribute", default="")
@@ -76,6 +79,7 @@ class DeployConfig:
     first_chunk_timeout_s: float = setting("ALIGNING waits this long for the first chunk, s", default=15.0, gt=0)
     slowest: float = setting("rate to which the path slows down before it would run dry", default=0.3, gt=0, le=1)
     longest_wait_s: float = setting("an unbuffered robot may get no setpoint this long, s", default=0.1, gt=0)
+    watch: WatchConfig = setting("faults of following, of force and of clipping", default=WatchConfig())
     dry_grace_s: float = setting("RUNNING may rest this long for want of a chunk before HOLD, s", default=1.0, ge=0)
     align_position_m: float = setting("first action farther than this is approached slowly, m", default=0.1, gt=0)
     align_rotation_rad: float = setting("as above, rad; in joint space the bound of each joint", default=0.5, gt=0)

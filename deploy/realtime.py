@@ -26,6 +26,7 @@ from robopolicy.deploy.dry_run import DryDriver
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
 from robopolicy.deploy.records import PROCESSES
 from robopolicy.embodiment import Embodiment
+from robopolicy.deploy.watch import Watch
 from robopolicy.registry import load_target
 from robopolicy.schema import build
 
@@ -64,8 +65,9 @@ def build_arm(config: DaemonConfig, bus: Bus) -> Arm | TapedArm:
 
 def assemble_arm(config: DaemonConfig, card: Embodiment, driver: StreamingDriver, bus: Bus) -> Arm:
     """An arm with its executor around a driver and a bus; the recomputation of a recording makes the same one."""
-    executor = Executor(card, control_config(config), config.tick_s)
-    return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s)
+    executor = Executor(card, control_config(config), config.tick_s, config.robot.clearance)
+    watch = Watch(card, config.tick_s, config.deploy.watch)
+    return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s, watch=watch)
 
 
 def run_loop(arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:

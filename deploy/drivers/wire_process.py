@@ -7,6 +7,7 @@ a scene has besides an arm: sensor frames, success of the task, resets, and the 
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     run_dir, parent = Path(arguments[0]), ParentWatch(int(arguments[1]))
     ignore_terminal_signals()
+    # ends the loop below through its finally, so that the trace is written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = read_daemon(run_dir)
     bus = Bus.attach({"report", "frames"})
     robot = WireRobot(bus, build(config), config, run_dir if config.deploy.record_setpoints else None)
