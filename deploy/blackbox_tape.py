@@ -13,14 +13,15 @@ and compares what that one does. Numbers stay float64, so equal means equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.deploy.driver_proxy import DriverProxy, in_front_of
 from robopolicy.deploy.shm import RecordRing
 from robopolicy.deploy.state_machine import EVENTS
-from robopolicy.errors import DeployError
 from robopolicy.types import RobotState, Setpoint
 
 __all__ = ["CALLS", "OUTCOMES", "Tape", "TapedArm", "tape_dtype"]
@@ -29,12 +30,12 @@ CALLS = {"command": 1, "hold": 2, "stop": 4, "close": 8}
 """Bits of ``calls``: what the arm asked of its driver in the tick."""
 
 OUTCOMES = ("not called", "well", "refused")
-"""Values of ``read``, ``connect`` and ``enable``; ``refused`` is a DeployError of the driver."""
+"""Values of ``read``, ``connect`` and ``enable``; ``refused`` means that the driver raised a DeployError."""
 
 ASKED_NOT, NEVER_BEAT = np.nan, -1.0
 """Values of ``age_s`` beside a true age: nobody asked in this tick; that process has not shown itself yet."""
 
-BUFFERED, HAS_SPEED_SCALE, HAS_WRENCH, HAS_CONNECT, HAS_ENABLE = 1, 2, 4, 8, 16
+BUFFERED, HAS_SPEED_SCALE, HAS_WRENCH = 1, 2, 4
 """Bits of ``driver``: what the driver can do."""
 
 
@@ -49,7 +50,8 @@ def tape_dtype(joints: int, processes: int) -> np.dtype[Any]:
     wide = (joints,)
     return np.dtype(
         [
-            *((name, "<i8") for name in ("t_ns", "late_ns", "overrun_ns", "leave_ns")),
+            *((name, "<i8") for name in ("t_ns", "late_ns", "overrun_ns", "overrun_late_ns", "leave_ns")),
+            *((name, "<i8") for name in ("missed_wall_ns", "missed_ticks")),
             *((name, "<u8") for name in ("tick", "events", "chunk", "flags")),
             *((name, "u1") for name in ("read", "connect", "enable", "robot_fault", "calls", "leave", "driver", "pad")),
             ("age_s", "<f8", (processes,)),
@@ -79,11 +81,11 @@ class Tape:
 
     def driver(self, inner: Any) -> Any:
         """The driver that the arm is to be given."""
-        bits = BUFFERED * bool(getattr(inner, "buffered", True))
-        for name, bit in _CAPABILITIES.items():
-            bits |= bit * hasattr(type(inner), name)
+        taped = in_front_of(_TapedDriver, inner, self)
+        bits = BUFFERED * bool(taped.buffered)
+        bits |= HAS_SPEED_SCALE * hasattr(type(taped), "speed_scale") | HAS_WRENCH * hasattr(type(taped), "wrench")
         self._blank["driver"] = self.record["driver"] = bits
-        return _TapedDriver(inner, self)
+        return taped
 
     def bus(self, inner: Any) -> Any:
         """The bus that the arm is to be given."""
@@ -100,14 +102,6 @@ class Tape:
         record["t_ns"], record["late_ns"], record["tick"] = due_ns, late_ns, self._count
         self._ring.write(record)
         record[()] = self._blank
-
-
-_CAPABILITIES = {
-    "speed_scale": HAS_SPEED_SCALE,
-    "wrench": HAS_WRENCH,
-    "connect": HAS_CONNECT,
-    "enable": HAS_ENABLE,
-}
 
 
 class TapedArm:
@@ -130,74 +124,66 @@ class TapedArm:
         record["leave"], record["leave_ns"] = 1 + EVENTS.index(name), now_ns
         return self._inner.event(name, now_ns)
 
-    def overrun(self, now_ns: int) -> None:
+    def overrun(self, now_ns: int, late_ns: int = 0) -> None:
         """As :meth:`robopolicy.deploy.arm.Arm.overrun`."""
-        self._tape.record["overrun_ns"] = now_ns
-        self._inner.overrun(now_ns)
+        self._tape.record["overrun_ns"], self._tape.record["overrun_late_ns"] = now_ns, late_ns
+        self._inner.overrun(now_ns, late_ns)
+
+    def missed(self, wall_ns: int, ticks: int) -> None:
+        """As :meth:`robopolicy.deploy.arm.Arm.missed`."""
+        self._tape.record["missed_wall_ns"], self._tape.record["missed_ticks"] = wall_ns, ticks
+        self._inner.missed(wall_ns, ticks)
 
 
-class _TapedDriver:
+class _TapedDriver(DriverProxy):
     def __init__(self, inner: Any, tape: Tape):
-        # the arm sets flags on what it was given
-        vars(self).update(_inner=inner, _tape=tape)
+        super().__init__(inner)
+        self._tape = tape
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
-        if name == "speed_scale":
-            return self._scale(value)
-        if name in ("connect", "enable"):
-            return lambda *a, **k: self._called(name, value, *a, **k)
-        return self._wrench if name == "wrench" else value
+    def connect(self) -> None:
+        self._noted("connect", super().connect)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._inner, name, value)
+    def enable(self) -> None:
+        self._noted("enable", super().enable)
 
     def read(self) -> RobotState:
         record = self._tape.record
-        try:
-            state: RobotState = self._inner.read()
-        except DeployError:
-            record["read"] = 2
-            raise
+        record["read"] = 2
+        state = super().read()
         record["read"], record["robot_fault"], record["t_robot_ns"] = 1, state.fault, state.time_ns
         record["position"], record["velocity"] = state.position, state.velocity
         return state
 
     def command(self, setpoint: Setpoint, t_ns: int) -> None:
         record = self._tape.record
-        record["calls"] |= 1
+        record["calls"] |= CALLS["command"]
         record["t_setpoint_ns"], record["t_sent_ns"] = setpoint.time_ns, t_ns
-        record["setpoint"], record["flags"] = setpoint.position, self._inner.flags
-        self._inner.command(setpoint, t_ns)
+        record["setpoint"], record["flags"] = setpoint.position, self.flags
+        super().command(setpoint, t_ns)
 
     def hold(self) -> None:
-        self._tape.record["calls"] |= 2
-        self._inner.hold()
+        self._tape.record["calls"] |= CALLS["hold"]
+        super().hold()
 
     def stop(self) -> None:
-        self._tape.record["calls"] |= 4
-        self._inner.stop()
+        self._tape.record["calls"] |= CALLS["stop"]
+        super().stop()
 
-    def _called(self, name: str, function: Any, *arguments: Any, **keywords: Any) -> Any:
+    def close(self) -> None:
+        self._tape.record["calls"] |= CALLS["close"]
+        super().close()
+
+    def _noted(self, name: str, action: Callable[[], None]) -> None:
         self._tape.record[name] = 2
-        value = function(*arguments, **keywords)
+        action()
         self._tape.record[name] = 1
-        return value
 
-    def _scale(self, value: Any) -> Any:
-        if not callable(value):
-            self._tape.record["speed_scale"] = value
-            return value
+    def _scale(self) -> float:
+        self._tape.record["speed_scale"] = scale = super()._scale()
+        return scale
 
-        def asked() -> float:
-            self._tape.record["speed_scale"] = scale = float(value())
-            return scale
-
-        return asked
-
-    def _wrench(self) -> NDArray[np.float64]:
-        wrench: NDArray[np.float64] = self._inner.wrench()
-        self._tape.record["wrench"] = wrench
+    def _force(self) -> NDArray[np.float64]:
+        self._tape.record["wrench"] = wrench = super()._force()
         return wrench
 
 

@@ -7,19 +7,19 @@ comparison of commanded with measured positions says nothing, for which reason f
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+import dataclasses
+import math
+from typing import Any
 
-from robopolicy.embodiment import Embodiment
-from robopolicy.types import RobotState, Setpoint
+from robopolicy.deploy.driver_proxy import DriverProxy
+from robopolicy.deploy.watch import WatchConfig
+from robopolicy.types import Setpoint
 
-__all__ = ["DryDriver"]
+__all__ = ["DryDriver", "watch_when_dry"]
 
 
-class DryDriver:
-    """A driver that reads and never sends.
-
-    Connecting and letting go of the connection are the real driver's own; they move and power nothing.
+class DryDriver(DriverProxy):
+    """A driver that connects and reads, and never powers, commands or stops; make it with ``in_front_of``.
 
     Args:
         inner: The real driver.
@@ -29,24 +29,8 @@ class DryDriver:
     """
 
     def __init__(self, inner: Any):
-        self._inner = inner
-        self.flags = 0
+        super().__init__(inner)
         self.unsent = 0
-        self.buffered = getattr(inner, "buffered", True)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    @property
-    def embodiment(self) -> Embodiment:
-        """Card of the robot behind it."""
-        card: Embodiment = self._inner.embodiment
-        return card
-
-    def read(self) -> RobotState:
-        """Newest measured state of the real robot."""
-        state: RobotState = self._inner.read()
-        return state
 
     def enable(self) -> None:
         """Power nothing on."""
@@ -61,11 +45,7 @@ class DryDriver:
     def stop(self) -> None:
         """There is no motion to stop."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if hasattr(self._inner, "close"):
-            self._inner.close()
+def watch_when_dry(watch: WatchConfig) -> WatchConfig:
+    """The same watch without following errors."""
+    return dataclasses.replace(watch, following_error=math.inf)

@@ -22,7 +22,8 @@ from robopolicy.deploy.arm import Arm, StreamingDriver
 from robopolicy.deploy.blackbox_tape import Tape, TapedArm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, read_daemon
-from robopolicy.deploy.dry_run import DryDriver
+from robopolicy.deploy.driver_proxy import in_front_of
+from robopolicy.deploy.dry_run import DryDriver, watch_when_dry
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
 from robopolicy.deploy.records import PROCESSES
 from robopolicy.embodiment import Embodiment
@@ -44,7 +45,7 @@ def control_config(config: DaemonConfig) -> ControlConfig:
         ConfigError: an override that ControlConfig does not have.
     """
     lead_s = config.deploy.lookahead_ticks * config.tick_s
-    values = {"max_state_age_s": config.deploy.robot_timeout_s + lead_s} | dict(config.control)
+    values = {"max_state_age_s": config.robot_timeout_s + lead_s} | dict(config.control)
     return build(ControlConfig, values, "control")
 
 
@@ -53,10 +54,10 @@ def build_arm(config: DaemonConfig, bus: Bus) -> Arm | TapedArm:
     kind = load_target(config.robot.target)
     shared = {"bus": bus} if getattr(kind, "on_bus", False) else {}
     driver = kind(
-        config.card, tick_s=config.tick_s, timeout_s=config.deploy.robot_timeout_s, **shared, **config.robot.driver
+        config.card, tick_s=config.tick_s, timeout_s=config.robot_timeout_s, **shared, **config.robot.driver
     )
     if config.deploy.dry_run:
-        driver = DryDriver(driver)
+        driver = in_front_of(DryDriver, driver)
     if not config.deploy.blackbox:
         return assemble_arm(config, config.card, driver, bus)
     tape = Tape(bus.ring("tape"), PROCESSES)
@@ -66,8 +67,9 @@ def build_arm(config: DaemonConfig, bus: Bus) -> Arm | TapedArm:
 def assemble_arm(config: DaemonConfig, card: Embodiment, driver: StreamingDriver, bus: Bus) -> Arm:
     """An arm with its executor around a driver and a bus; the recomputation of a recording makes the same one."""
     executor = Executor(card, control_config(config), config.tick_s, config.robot.clearance)
-    watch = Watch(card, config.tick_s, config.deploy.watch)
-    return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s, watch=watch)
+    dry = config.deploy.dry_run
+    watch = Watch(card, config.tick_s, watch_when_dry(config.deploy.watch) if dry else config.deploy.watch)
+    return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s, watch=watch, sensors=config.has_sensors)
 
 
 def run_loop(arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:
