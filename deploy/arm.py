@@ -58,6 +58,7 @@ class Arm:
         config: Tunables.
         tick_s: Time between two setpoints; the card's by default.
         watch: Faults found by comparing what is commanded with what is measured.
+        sensors: Whether frames come from a process whose heartbeat says that every source is fresh.
 
     Attributes:
         state: Where the state machine stands.
@@ -74,6 +75,7 @@ class Arm:
         *,
         tick_s: float | None = None,
         watch: Watch | None = None,
+        sensors: bool = False,
     ):
         self._card, self._executor, self._driver, self._bus, self._config = card, executor, driver, bus, config
         self._kinematics = executor.kinematics
@@ -84,6 +86,7 @@ class Arm:
         self._pace = Pace(self._tick_s, slowest=config.slowest)
         self._arrivals = Arrivals(card.control_dt_s)
         self._scaled = driver if isinstance(driver, SpeedScaled) else None
+        self._sensors = sensors
         self._watchdog = watch or Watch(card, self._tick_s)
         self._acceleration = card.joints.limit("max_acceleration")
         self.state, self.epoch = State.OFFLINE, 0
@@ -264,6 +267,10 @@ class Arm:
             age_s = self._bus.heartbeat.age_s("worker", now_ns)
             if age_s is None or age_s > self._config.worker_timeout_s:
                 self.event("worker_lost", now_ns)
+        if self._sensors and self.state.moving:
+            age_s = self._bus.heartbeat.age_s("sensors", now_ns)
+            if age_s is None or age_s > self._config.sensors_timeout_s:
+                self.event("sensors_lost", now_ns)
         if self._config.deadman and self.state.moving:
             age_s = self._bus.heartbeat.age_s("deadman", now_ns)
             if age_s is None or age_s > self._config.deadman_timeout_s:

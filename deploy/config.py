@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robopolicy.control.between import BetweenConfig
+from robopolicy.deploy.client_config import RemoteConfig
 from robopolicy.control.clearance import ClearanceConfig
 from robopolicy.deploy.watch import WatchConfig
 from robopolicy.embodiment import Embodiment, load_embodiment
@@ -39,6 +40,8 @@ class RobotConfig:
     rate_hz: float = setting("setpoints per second; 0: the card's setpoint_hz", default=0.0, ge=0)
     clearance: dict[str, ClearanceConfig] = setting("what each arm keeps clear of; '' is the only arm", default={})
     process: str = setting("module that plays the robot in a process of its own; empty for hardware", default="")
+    cameras: dict[str, dict[str, Any]] = setting("where each camera is: source (module:Class) and arguments", default={})
+    timeout_s: float = setting("the controller's clock may stand still this long, s; 0: deploy's", default=0.0, ge=0)
     wire: dict[str, Any] = setting("box that it plays behind the vendor's wire: target and arguments", default={})
     plant: str = setting("what the simulated controller moves, module:attribute", default="")
     task: str = setting("task of the simulated scene", default="")
@@ -75,6 +78,10 @@ class DeployConfig:
     worker_timeout_s: float = setting("a policy call may take this long, s", default=10.0, gt=0)
     robot_timeout_s: float = setting("the controller's clock may stand still this long, s", default=0.2, gt=0)
     robot_watchdog_s: float = setting("a simulated robot stops by itself after this silence, s", default=0.15, gt=0)
+    guardian: bool = setting("a second process stops the robot when the real-time loop falls silent", default=True)
+    guardian_timeout_s: float = setting("silence of the loop after which it does, s", default=0.05, gt=0)
+    guardian_priority: int = setting("SCHED_FIFO priority of the guardian, 0 for none", default=85, ge=0, le=99)
+    sensors_timeout_s: float = setting("a picture or joint state of a real robot may be this old, s", default=0.5, gt=0)
     supervisor_timeout_s: float = setting("the supervisor may be silent this long, s", default=2.0, gt=0)
     first_chunk_timeout_s: float = setting("ALIGNING waits this long for the first chunk, s", default=15.0, gt=0)
     slowest: float = setting("rate to which the path slows down before it would run dry", default=0.3, gt=0, le=1)
@@ -84,6 +91,7 @@ class DeployConfig:
     align_position_m: float = setting("first action farther than this is approached slowly, m", default=0.1, gt=0)
     align_rotation_rad: float = setting("as above, rad; in joint space the bound of each joint", default=0.5, gt=0)
     align_speed: float = setting("speed of that approach, m/s and rad/s", default=0.1, gt=0, le=1)
+    remote: RemoteConfig = setting("how a policy server is asked (policy=ws://...)", default=RemoteConfig())
     between: BetweenConfig = setting("how a chunk follows the last: naive, ensemble, rtc", default=BetweenConfig())
     state_capacity: int = setting("records of the state ring", default=4096, ge=64)
     blackbox: bool = setting("a logger process writes the black box (MCAP) into the run folder", default=True)
@@ -126,6 +134,16 @@ class DaemonConfig:
     def card(self) -> Embodiment:
         """The robot's embodiment card."""
         return load_embodiment(self.robot.embodiment)
+
+    @property
+    def robot_timeout_s(self) -> float:
+        """How long the controller's clock may stand still."""
+        return self.robot.timeout_s or self.deploy.robot_timeout_s
+
+    @property
+    def has_sensors(self) -> bool:
+        """Whether a process of its own makes the frames: everywhere but where the robot is played."""
+        return not self.robot.process
 
     @property
     def tick_s(self) -> float:

@@ -26,8 +26,8 @@ from robopolicy.deploy.driver_proxy import in_front_of
 from robopolicy.deploy.dry_run import DryDriver, watch_when_dry
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
 from robopolicy.deploy.records import PROCESSES
-from robopolicy.embodiment import Embodiment
 from robopolicy.deploy.watch import Watch
+from robopolicy.embodiment import Embodiment
 from robopolicy.registry import load_target
 from robopolicy.schema import build
 

@@ -42,7 +42,7 @@ __all__ = [
     "code_of",
 ]
 
-PROCESSES = ("supervisor", "realtime", "worker", "robot", "logger", "operator", "deadman")
+PROCESSES = ("supervisor", "realtime", "worker", "robot", "logger", "operator", "deadman", "guardian", "sensors")
 """Words of the heartbeat segment."""
 
 EXECUTOR_MODES = ("none", "tracking", "stopping", "holding", "fault")
@@ -64,6 +64,7 @@ REASONS = (
     "robot_fault",
     "executor_fault",
     "deadman_lost",
+    "sensors_lost",
 )
 """Why the arm last left a moving state."""
 

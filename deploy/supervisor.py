@@ -49,6 +49,10 @@ class Supervisor:
         self._modules = dict(MODULES)
         if config.robot.process:
             self._modules["robot"] = config.robot.process
+        if config.has_sensors:
+            self._modules["sensors"] = "robopolicy.deploy.sensors"
+        if config.deploy.guardian:
+            self._modules["guardian"] = "robopolicy.deploy.guardian"
         if config.deploy.operator.port >= 0:
             self._modules["operator"] = "robopolicy.deploy.operator"
         if config.deploy.blackbox:
@@ -70,7 +74,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start all processes."""
-        for name in ("robot", "logger", "realtime", "worker", "operator"):
+        for name in ("robot", "guardian", "logger", "realtime", "sensors", "worker", "operator"):
             if name in self._modules:
                 self.spawn(name)
 
@@ -205,7 +209,7 @@ class Supervisor:
     def close(self) -> None:
         """End everything in order: the loop brakes and holds first, then the worker, then the robot's body."""
         self._service.stopping()
-        order = {"realtime": signal.SIGTERM, "worker": signal.SIGKILL}
+        order = {"realtime": signal.SIGTERM, "guardian": signal.SIGTERM, "worker": signal.SIGKILL, "sensors": signal.SIGTERM}
         # the page last but one: it shows how the arm came to rest
         order |= {"operator": signal.SIGTERM, "robot": signal.SIGTERM, "logger": signal.SIGTERM}
         for name, number in order.items():
