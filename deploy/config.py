@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robopolicy.control.between import BetweenConfig
-from robopolicy.deploy.client_config import RemoteConfig
 from robopolicy.control.clearance import ClearanceConfig
+from robopolicy.deploy.client_config import RemoteConfig
 from robopolicy.deploy.watch import WatchConfig
 from robopolicy.embodiment import Embodiment, load_embodiment
 from robopolicy.errors import ConfigError, EmbodimentError, explain

@@ -1,10 +1,11 @@
-"""Which policy a name means: a run folder, a registered baseline, the task's expert, or a factory in code."""
+"""Which policy a name means: a run folder, a baseline, the task's expert, a factory in code, or a policy server."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robopolicy.deploy.client_config import RemoteConfig, is_remote
 from robopolicy.deploy.config import DaemonConfig
 from robopolicy.embodiment import Embodiment
 from robopolicy.embodiment_view import find_view, stored_views
@@ -26,8 +27,8 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     """The policy named in the configuration, checked against the robot.
 
     Args:
-        config: ``policy`` is a run or checkpoint folder, ``null``, ``random``, ``expert``, or ``module:attribute`` of
-            a factory ``factory(embodiment) -> Policy``.
+        config: ``policy`` is a run or checkpoint folder, ``null``, ``random``, ``expert``, ``module:attribute`` of a
+            factory ``factory(embodiment) -> Policy``, or the address of a policy server.
         card: The robot.
 
     Raises:
@@ -37,7 +38,11 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     name = config.policy
     policy: Policy | None = None
     check_policy(name)
-    if is_exported(name):
+    if is_remote(name):
+        from robopolicy.deploy.remote_policy import RemotePolicy
+
+        policy = RemotePolicy(card, name, config.deploy.remote, max_steps=config.deploy.max_chunk_steps)
+    elif is_exported(name):
         from robopolicy.export import load_exported
 
         policy = load_exported(name, threads=config.deploy.torch_threads)
@@ -85,7 +90,7 @@ def check_policy(name: str) -> None:
             explain(
                 "no such policy",
                 given=name,
-                allowed="a run folder, null, random, expert, or module:attribute of a factory",
+                allowed="a run folder, null, random, expert, module:attribute of a factory, or ws://HOST:PORT",
                 mend="train one first, or correct the path",
             )
         )
@@ -108,8 +113,13 @@ def _refuse_goal(name: str, goal: object) -> None:
         )
 
 
-def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
+def cameras_of(name: str, card: Embodiment, remote: RemoteConfig | None = None) -> tuple[str, ...]:
     """Cameras that the policy of that name reads, without building it; checks its embodiment on the way.
+
+    Args:
+        name: As for :func:`build_policy`; a policy server is asked.
+        card: The robot.
+        remote: How it is asked.
 
     Raises:
         CheckpointError: the run folder holds no sound checkpoint.
@@ -117,6 +127,11 @@ def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
         DeployError: the name means nothing.
     """
     check_policy(name)
+    if is_remote(name):
+        from robopolicy.deploy.remote_policy import RemotePolicy
+
+        with RemotePolicy(card, name, remote) as asked:
+            return asked.spec.cameras
     if not Path(name).is_dir():
         return ()
     if is_exported(name):

@@ -13,6 +13,7 @@ Examples:
   robopolicy deploy runs/pick robot=sim_panda
   robopolicy deploy runs/pick robot=sim_panda episodes=20 kill_test=true out=runs/pick/deploy
   robopolicy deploy expert robot=sim_ur5e_2f85 episodes=1
+  robopolicy deploy ws://127.0.0.1:8000 robot=sim_panda
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ REMOTE = ("status", "start", "stop", "pause", "resume", "estop", "arm", "enable"
 class CliConfig:
     """Keys of ``robopolicy deploy``."""
 
-    policy: str = setting("run folder, expert, null, random, or module:attribute of a factory; also the first argument")
+    policy: str = setting("run folder, expert, null, random, module:attribute, ws://HOST:PORT; also the first argument")
     robot: RobotConfig = setting("robopolicy list robots")
     deploy: DeployConfig = setting("tunables of the daemon")
     out: str | None = setting("run folder of the daemon; null: deploy in the policy's folder, or runs/deploy")
@@ -119,7 +120,7 @@ def _episodes(config: CliConfig, out: Path) -> int:
 def _foreground(config: CliConfig, out: Path) -> int:
     card = load_embodiment(config.robot.embodiment)
     check_policy(config.policy)
-    cameras = cameras_of(config.policy, card) if config.cameras is None else config.cameras
+    cameras = cameras_of(config.policy, card, config.deploy.remote) if config.cameras is None else config.cameras
     daemon_config = DaemonConfig(config.policy, config.robot, config.deploy, to_dict(config.control), cameras)
     print("a hardware emergency stop stays mandatory; Ctrl-C is a planned stop")
     with Daemon(out, daemon_config) as daemon:
