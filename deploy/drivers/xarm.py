@@ -16,9 +16,6 @@ motion smooth is the stream of limited setpoints. Not above 250 Hz. Errors are c
 from __future__ import annotations
 
 import contextlib
-import socket
-import struct
-import sys
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from robopolicy.deploy.drivers.xarm_client import SET_STATE, STOPPED, XArmStopChannel, close_client, open_client
 from robopolicy.deploy.drivers.xarm_gripper import XArmGripper
 from robopolicy.deploy.drivers.xarm_reports import NORMAL, REAL, TIMED, Report, ReportStream, open_report
 from robopolicy.deploy.shm import monotonic_ns
@@ -33,13 +31,12 @@ from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError, explain
 from robopolicy.types import RobotState, Setpoint
 
-__all__ = ["XArmDriver", "XArmStopChannel", "open_client"]
+__all__ = ["XArmDriver"]
 
 Vector = NDArray[np.float64]
 
 MOST_HZ = 250.0
-SERVO_JOINT, SET_STATE = 29, 12
-SERVO_MODE, STOPPED = 1, 4
+SERVO_JOINT, SERVO_MODE = 29, 1
 SEND_S = 0.01
 """A send may wait this long for room; when there is none the box has not read for a long time."""
 
@@ -82,14 +79,18 @@ class XArmDriver:
         self._arm = [names.index(link.joint) for link in card.chain]
         self._end = names.index(card.gripper) if card.gripper else None
         if not 5 <= len(self._arm) <= 7 or len(names) - len(self._arm) - (self._end is not None):
-            raise DeployError(explain(f"the card '{card.name}' is no xArm", given=names, allowed="5 to 7 joints, a gripper"))
+            raise DeployError(
+                explain(f"the card '{card.name}' is no xArm", given=names, allowed="5 to 7 joints, a gripper")
+            )
         if tick_s < 1.0 / MOST_HZ - 1e-9:
             raise DeployError(
                 explain("too many setpoints", given=f"{1 / tick_s:.0f} Hz", allowed="250 Hz", mend="rate_hz: 250")
             )
         if gripper not in ("none", "xarm") or report not in ("auto", "timed", "real"):
             given = f"gripper={gripper}, report={report}"
-            raise DeployError(explain("unknown option", given=given, allowed="gripper none, xarm; report auto, timed, real"))
+            raise DeployError(
+                explain("unknown option", given=given, allowed="gripper none, xarm; report auto, timed, real")
+            )
         self._card, self._timeout_s = card, timeout_s
         self._address, self._port, self._report_port, self._kind = address, port, report_port, report
         self._wants_gripper = gripper == "xarm" and self._end is not None
@@ -173,7 +174,9 @@ class XArmDriver:
             if time.monotonic() > until or stream.closed:
                 told = "nothing" if report is None else f"mode {report.mode}, state {report.state}"
                 raise DeployError(
-                    explain("the xArm does not enter servo mode", given=told, mend="look at its error in UFACTORY Studio")
+                    explain(
+                        "the xArm does not enter servo mode", given=told, mend="look at its error in UFACTORY Studio"
+                    )
                 )
             stream.wait(0.05)
         self._enabled = True
@@ -211,7 +214,9 @@ class XArmDriver:
         self._connected()
         wanted = np.asarray(setpoint.position, float)
         if wanted.shape != (len(self._card.joints),) or not np.isfinite(wanted).all():
-            raise DeployError(explain("not a setpoint", given=wanted, allowed=f"{len(self._card.joints)} finite numbers"))
+            raise DeployError(
+                explain("not a setpoint", given=wanted, allowed=f"{len(self._card.joints)} finite numbers")
+            )
         if not self._enabled:
             self.dropped += 1
             return
@@ -244,7 +249,7 @@ class XArmDriver:
         for stream in (self._stream, self._errors):
             if stream is not None:
                 stream.close()
-        _close_client(self._client)
+        close_client(self._client)
         self._client = self._line = self._stream = self._errors = self._gripper = None
         self._forget()
 
@@ -294,91 +299,3 @@ class XArmDriver:
         sent = self._line.send_modbus_request(function, payload, len(payload))
         self.sent += sent != -1
         self.dropped += sent == -1
-
-
-class XArmStopChannel:
-    """Stops the arm over a connection of its own, without the vendor's package.
-
-    Args:
-        address: Of the control box.
-        port: Command port.
-
-    Raises:
-        DeployError: it cannot be reached.
-    """
-
-    def __init__(self, address: str, port: int = 502):
-        self._where, self._number = (address, port), 0
-        self._socket: socket.socket | None = None
-        self._connect()
-
-    def _connect(self) -> socket.socket:
-        try:
-            self._socket = socket.create_connection(self._where, 1.0)
-        except OSError as error:
-            mend = "is the box switched on, and the address right?"
-            raise DeployError(explain("the xArm cannot be reached", given=f"{self._where}: {error}", mend=mend)) from error
-        self._socket.settimeout(0.5)
-        return self._socket
-
-    def stop(self) -> None:
-        """``set_state(4)``, answered.
-
-        Raises:
-            DeployError: no answer within half a second.
-        """
-        trouble = ""
-        for _ in range(2):  # a connection that has gone stale is opened anew once
-            try:
-                line = self._socket or self._connect()
-                self._number = self._number % 65535 + 1
-                line.sendall(struct.pack(">HHHBB", self._number, 2, 2, SET_STATE, STOPPED))
-                answer = line.recv(64)
-                if len(answer) >= 8 and answer[6] == SET_STATE:
-                    return
-                trouble = f"{len(answer)} bytes"
-            except OSError as error:
-                trouble = str(error)
-            self.close()
-        raise DeployError(explain("the xArm did not take the stop", given=trouble, mend="press the emergency stop"))
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = None
-
-
-def open_client(address: str, port: int) -> Any:
-    """The vendor's client, connected for commands only.
-
-    Raises:
-        DeployError: the package is missing, or nobody answers.
-    """
-    # The package talks on standard output; what belongs there is not for it to decide.
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            from xarm.core.config.x_config import XCONF
-            from xarm.wrapper import XArmAPI
-        except ImportError as error:
-            raise DeployError(explain("the package of the xArm is missing", mend="pip install robopolicy[xarm]")) from error
-        timeout_s = socket.getdefaulttimeout()
-        XCONF.SocketConf.TCP_CONTROL_PORT = port
-        client = XArmAPI(
-            address, is_radian=True, do_not_open=True, enable_report=False, forbid_uds=True, baud_checkset=False,
-            timed_comm=False, check_joint_limit=False, check_cmdnum_limit=False,
-        )  # fmt: skip
-        try:
-            client.connect()
-        except Exception as error:  # the package raises Exception itself
-            mend = "is the box switched on, and the address right? UFACTORY Studio must reach it too"
-            raise DeployError(explain("the xArm does not answer", given=f"{address}:{port}: {error}", mend=mend)) from error
-        finally:
-            socket.setdefaulttimeout(timeout_s)
-            XCONF.SocketConf.TCP_CONTROL_PORT = 502
-    return client
-
-
-def _close_client(client: Any) -> None:
-    with contextlib.redirect_stdout(sys.stderr):
-        client.disconnect()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
 from typing import Any
 
+from robopolicy.deploy.drivers.xarm_client import close_client
 from robopolicy.errors import DeployError, explain
 
 __all__ = ["XArmGripper"]
@@ -34,9 +33,11 @@ class XArmGripper:
         self._client, self._wanted, self._sent = client, -1.0, -1.0
         self.opening, self.failed = 0.0, 0
         if not self._measure():
-            self._disconnect()
+            close_client(self._client)
             raise DeployError(
-                explain("the gripper does not answer", mend="is it an xArm Gripper, plugged in? else driver.gripper=none")
+                explain(
+                    "the gripper does not answer", mend="is it an xArm Gripper, plugged in? else driver.gripper=none"
+                )
             )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="xarm-gripper", daemon=True)
@@ -55,7 +56,7 @@ class XArmGripper:
         """End the thread; the gripper keeps what it holds."""
         self._ended.set()
         self._thread.join(3.0)
-        self._disconnect()
+        close_client(self._client)
 
     def _run(self) -> None:
         while not self._ended.wait(PERIOD_S):
@@ -72,7 +73,3 @@ class XArmGripper:
         if code == 0 and pulses is not None:
             self.opening = min(max(pulses / OPEN_PULSES, 0.0), 1.0)
         return bool(code == 0 and pulses is not None)
-
-    def _disconnect(self) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            self._client.disconnect()

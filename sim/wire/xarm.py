@@ -25,8 +25,8 @@ from robopolicy.sim.wire import xarm_frames as frames
 from robopolicy.sim.wire.box import Watch, monotonic_ns
 from robopolicy.sim.wire.faults import WireFaults
 from robopolicy.sim.wire.recorder import WireRecorder
-from robopolicy.sim.wire.xarm_gripper import GripperRegisters
 from robopolicy.sim.wire.xarm_frames import Function, Request
+from robopolicy.sim.wire.xarm_gripper import GripperRegisters
 
 __all__ = ["VirtualXArm"]
 
@@ -300,9 +300,7 @@ class VirtualXArm:
 
     def _status(self, understood: bool) -> int:
         ready = self._powered and self._state in (MOVING, STANDBY, PAUSED)
-        return (
-            (BIT_ERROR if self._error else 0) | (0 if ready else BIT_NOT_READY) | (0 if understood else BIT_INVALID)
-        )
+        return (BIT_ERROR if self._error else 0) | (0 if ready else BIT_NOT_READY) | (0 if understood else BIT_INVALID)
 
     def _carry_out(self, request: Request) -> tuple[bool, bytes]:
         """One request. -> (understood, data of the answer)."""

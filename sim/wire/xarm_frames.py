@@ -42,7 +42,15 @@ class Function:
     """Numbers of the functions that are played."""
 
     VERSION, SERIAL = 1, 2
-    MOTION_ENABLE, SET_STATE, GET_STATE, COMMAND_COUNT, ERRORS, CLEAR_ERRORS, CLEAR_WARNINGS = 11, 12, 13, 14, 15, 16, 17
+    MOTION_ENABLE, SET_STATE, GET_STATE, COMMAND_COUNT, ERRORS, CLEAR_ERRORS, CLEAR_WARNINGS = (
+        11,
+        12,
+        13,
+        14,
+        15,
+        16,
+        17,
+    )
     SET_MODE, SERVO_JOINT, JOINTS, TOOL_BUS = 19, 29, 42, 124
 
 
