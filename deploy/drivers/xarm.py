@@ -103,7 +103,8 @@ class XArmDriver:
         self._forget()
 
     def _forget(self) -> None:
-        self._enabled, self._clock, self._advanced_ns = False, -1, 0
+        self._enabled = self._streaming = False
+        self._clock, self._advanced_ns = -1, 0
         self._opening, self.sent, self.dropped = 0.0, 0, 0
         self._before: tuple[int, Vector] | None = None
         self._velocity: Vector = np.zeros(len(self._arm))
@@ -197,7 +198,7 @@ class XArmDriver:
             what = "the xArm has closed its reports" if stream.closed else "the xArm's clock stands still"
             raise DeployError(explain(what, given=f"{silent_s:.3f} s", allowed=f"{self._timeout_s} s"))
         told = self._errors.poll() if self._errors is not None else None
-        stopped = self._enabled and (report.state >= STOPPED or report.mode != SERVO_MODE)
+        stopped = self._streaming and (report.state >= STOPPED or report.mode != SERVO_MODE)
         fault = stopped or bool(told is not None and told.error)
         position, velocity = np.zeros(len(self._card.joints)), np.zeros(len(self._card.joints))
         position[self._arm], velocity[self._arm] = report.position[: len(self._arm)], self._velocity
@@ -225,18 +226,20 @@ class XArmDriver:
                 self._opening = float(wanted[self._end])
             else:
                 self._gripper.go(float(wanted[self._end]))
+        self._streaming = True
         values = np.zeros(10, "<f4")
         values[: len(self._arm)] = wanted[self._arm]
         self._send(SERVO_JOINT, values.tobytes())
 
     def hold(self) -> None:
         """Nothing to say: the arm keeps its last target, powered."""
+        self._streaming = False
 
     def stop(self) -> None:
         """``set_state(4)``: the box brakes by its own ramp and holds; powered until somebody switches it off."""
         if self._line is not None:
             self._send(SET_STATE, bytes([STOPPED]))
-        self._enabled = False
+        self._enabled = self._streaming = False
 
     def close(self) -> None:
         """Stop, and close every connection."""

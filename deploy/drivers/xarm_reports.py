@@ -154,6 +154,6 @@ def open_report(address: str, first_port: int, kind: int) -> ReportStream:
             explain(
                 f"the xArm's report port {port} does not answer",
                 given=f"{address}: {error}",
-                mend="is the box switched on, and the address right? a firewall must let 502 and 30000 to 30003 through",
+                mend="is the box on, and the address right? let 502 and 30000 to 30003 through the firewall",
             )
         ) from error

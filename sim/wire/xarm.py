@@ -1,14 +1,14 @@
 """UFACTORY's control box for an xArm: commands on TCP 502, reports on 30000, 30001 and 30003, one loopback address.
 
 It is played as the vendor's Python client 1.18 meets it, with what users report about the servo mode: of several
-``servoJ`` only the newest is carried out, at the arm's own full speed; a step that the arm could not make in a twentieth
-of a second is error C24, a tool centre point faster than the box allows is C60; silence means that the last target is
-held. There is no watchdog. Poses and torques of the reports are zero, and the rates of the reports are options: they
-differ between firmwares.
+``servoJ`` only the newest is carried out, at the arm's own full speed; a step that the arm could not make in 50 ms is
+error C24, a tool centre point faster than the box allows is C60; silence means that the last target is held. There is
+no watchdog. Poses and torques of the reports are zero; the rates of the reports are options, firmwares differ.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -375,10 +375,8 @@ class VirtualXArm:
             return
         if self.faults.disconnect:
             self.faults.disconnect = False
-            try:
+            with contextlib.suppress(OSError):
                 client.socket.send(goes[: len(goes) // 2])
-            except OSError:
-                pass  # it has gone already
             return self._drop(number, client)
         client.queue.append((monotonic_ns() + round(self.faults.delay_s * 1e9), goes))
 

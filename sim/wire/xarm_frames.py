@@ -1,7 +1,7 @@
 """Frames of UFACTORY's private protocol (TCP 502) and of its report streams, as the vendor's client 1.18 reads them.
 
-A request is ``u16 number | u16 protocol | u16 length | u8 function | payload``, big-endian, the length counting function
-and payload; an answer has a state byte before its data. Floats are little-endian. A report begins with its own length.
+A request is ``u16 number | u16 protocol | u16 length | u8 function | payload``, big-endian; the length counts function
+and payload. An answer has a state byte before its data. Floats are little-endian. A report begins with its length.
 """
 
 from __future__ import annotations
