@@ -17,10 +17,11 @@ from robopolicy.registry import load_target
 if TYPE_CHECKING:
     from robopolicy.checkpoint import Checkpoint
 
-__all__ = ["EXPERT", "build_policy", "cameras_of", "check_policy"]
+__all__ = ["EXPERT", "build_policy", "cameras_of", "check_policy", "is_recording"]
 
 EXPERT = "robopolicy.deploy.drivers.expert:expert"
 BASELINES = ("null", "random")
+RECORDING = ".mcap"
 
 
 def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
@@ -28,7 +29,7 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
 
     Args:
         config: ``policy`` is a run or checkpoint folder, ``null``, ``random``, ``expert``, ``module:attribute`` of a
-            factory ``factory(embodiment) -> Policy``, or the address of a policy server.
+            factory ``factory(embodiment) -> Policy``, the address of a policy server, or a black box (``FILE.mcap``).
         card: The robot.
 
     Raises:
@@ -57,6 +58,10 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
         from robopolicy.policies import build_policy as build_baseline
 
         policy = build_baseline(name, embodiment=card)
+    elif is_recording(name):
+        from robopolicy.deploy.replay_policy import RecordedPolicy
+
+        policy = RecordedPolicy(name, card)
     elif name == "expert":
         policy = load_target(EXPERT)(card, config.robot.task)
     elif ":" in name:
@@ -78,6 +83,11 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     return found
 
 
+def is_recording(name: str) -> bool:
+    """Whether a policy's name means the chunks of a black box."""
+    return name.endswith(RECORDING) and Path(name).is_file()
+
+
 def check_policy(name: str) -> None:
     """Refuse a name that cannot mean a policy, or one that wants a goal, before any process is started.
 
@@ -85,12 +95,12 @@ def check_policy(name: str) -> None:
         DeployError: neither a folder, nor a baseline, nor a factory; a trained policy that reads a goal.
         CheckpointError: the run folder holds no sound checkpoint.
     """
-    if not (Path(name).is_dir() or name in (*BASELINES, "expert") or ":" in name):
+    if not (Path(name).is_dir() or name in (*BASELINES, "expert") or ":" in name or is_recording(name)):
         raise DeployError(
             explain(
                 "no such policy",
                 given=name,
-                allowed="a run folder, null, random, expert, module:attribute of a factory, or ws://HOST:PORT",
+                allowed="a run folder, null, random, expert, module:attribute of a factory, ws://HOST:PORT, FILE.mcap",
                 mend="train one first, or correct the path",
             )
         )

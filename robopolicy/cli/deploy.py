@@ -7,6 +7,14 @@ terminal, with the run folder (out=) of a running daemon:
   robopolicy deploy status DIR
   robopolicy deploy start|stop|pause|resume|estop|arm|enable DIR
 
+With the black box that every run leaves (docs/blackbox.md), and before a robot is trusted with a policy:
+
+  robopolicy deploy replay DIR|FILE.mcap            recompute every setpoint and compare bit for bit
+  robopolicy deploy replay FILE.mcap robot=NAME     play its chunks on that robot
+  robopolicy deploy diff DIR|FILE.mcap              commanded against measured, per joint
+  robopolicy deploy dry-run RUN robot=NAME          everything but sending
+  robopolicy deploy calibrate-latency RUN robot=NAME
+
 A hardware emergency stop stays mandatory: this software is not a safety function.
 
 Examples:
@@ -18,6 +26,7 @@ Examples:
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -40,6 +49,14 @@ __all__ = ["CONFIG", "CliConfig", "run"]
 
 REMOTE = ("status", "start", "stop", "pause", "resume", "estop", "arm", "enable", "disable", "shutdown")
 """Words that talk to a running daemon instead of starting one."""
+
+TOOLS = {
+    "replay": "robopolicy.cli.deploy_replay",
+    "diff": "robopolicy.cli.deploy_diff",
+    "dry-run": "robopolicy.cli.deploy_dry_run",
+    "calibrate-latency": "robopolicy.cli.deploy_calibrate",
+}
+"""Words that have a file of their own."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,8 @@ def run(argv: Sequence[str]) -> int:
     """Deploy, or talk to a daemon. Returns 0 when the arm was left in HOLD as planned, 1 otherwise."""
     if argv and argv[0] in REMOTE:
         return _remote(argv)
+    if argv and argv[0] in TOOLS:
+        return int(importlib.import_module(TOOLS[argv[0]]).begin(argv[1:]))
     config = parse(CliConfig, "deploy", argv, positional=("policy",))
     home = Path(config.policy) / "deploy" if Path(config.policy).is_dir() else Path("runs/deploy")
     out = Path(config.out) if config.out else home
