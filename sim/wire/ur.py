@@ -113,7 +113,9 @@ class VirtualUR:
             return
         if not faults.silent_clock:
             self._stops()
+            before = self._controller.watchdog_stops
             self._controller.cycle(now_ns, faults.speed_scale)
+            self.recorder.watchdog_stops += self._controller.watchdog_stops - before
         position, velocity = self.plant.measure()
         self._commanded[:JOINTS] = self._controller.position
         if self._gripper is not None:
@@ -198,7 +200,6 @@ class VirtualUR:
 
     def _end(self, reason: str) -> None:
         self._end_reason = reason
-        self.recorder.watchdog_stops += reason == "watchdog"
         self.recorder.restart(self._full(self.plant.measure()[0][:JOINTS]))
 
     def _full(self, arm: Sequence[float] | np.ndarray) -> np.ndarray:
