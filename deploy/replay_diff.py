@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def _streamed(motion: Motion) -> tuple[int, int]:
     if len(sent) > 1:
         gaps = np.diff(sent)
         edges = np.concatenate([[0], np.flatnonzero(gaps > 20 * np.median(gaps)) + 1, [len(sent)]])
-        pieces = [(int(sent[a]), int(sent[b - 1])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        pieces = [(int(sent[a]), int(sent[b - 1])) for a, b in pairwise(edges.tolist())]
         found = max(pieces, key=lambda piece: piece[1] - piece[0])
     if found[1] - found[0] < 5e8:
         raise DeployError(

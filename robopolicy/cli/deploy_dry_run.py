@@ -27,4 +27,4 @@ def begin(argv: Sequence[str]) -> int:
     if any(word.startswith("episodes=") for word in argv):
         raise CommandError(explain("a dry run has no episodes: nothing moves", mend="leave episodes= out"))
     out = [] if any(word.startswith("out=") for word in argv) else ["out=runs/dry_run"]
-    return run([*argv, *out, "deploy.dry_run=true", "deploy.blackbox=true"])
+    return run([*argv, *out, "deploy.dry_run=true", "deploy.blackbox=true", "deploy.guardian=false"])
