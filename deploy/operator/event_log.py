@@ -26,6 +26,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._lines: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._batch: list[dict[str, Any]] = []
         self.newest = 0
         self._state: int | None = None
         self._message = b""
@@ -41,8 +42,14 @@ class EventLog:
 
     def add(self, time_ns: int, level: str, text: str) -> None:
         """One line; ``level`` is ``info``, ``ask``, ``warn`` or ``bad``."""
-        self.newest += 1
-        self._lines.append({"n": self.newest, "t_ms": time_ns / 1e6, "level": level, "text": text})
+        self._batch.append({"t_ms": time_ns / 1e6, "level": level, "text": text})
+
+    def flush(self) -> None:
+        """Number what was added since the last call, in the order of its time: it came from several rings."""
+        for line in sorted(self._batch, key=lambda line: float(line["t_ms"])):
+            self.newest += 1
+            self._lines.append({"n": self.newest, **line})
+        self._batch.clear()
 
     def event(self, record: np.void) -> None:
         """An event that somebody sent to the loop."""
@@ -51,7 +58,9 @@ class EventLog:
 
     def tick(self, record: np.void) -> None:
         """One record of the state ring; most say nothing new."""
-        number, time_ns = int(record["state"]), int(record["t_ns"])
+        # a tick's own end: after every event that it obeyed
+        number = int(record["state"])
+        time_ns = int(record["t_ns"]) + int(record["late_ns"]) + int(record["work_ns"])
         if number != self._state:
             self._changed(time_ns, number, REASONS[int(record["reason"])])
         message = bytes(record["message"])

@@ -10,6 +10,7 @@ import numpy as np
 
 from robopolicy import __version__
 from robopolicy.control.verdict import Limit
+from robopolicy.deploy.blackbox_status import recording_of
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig
 from robopolicy.deploy.monitor import report_of
@@ -64,7 +65,7 @@ class Feed:
         self._bus, self._config = bus, config
         self.log = EventLog()
         # Begin with what is still there: a page that is opened late shows how it came to this.
-        self._cursors = {name: max(0, bus.ring(name).newest - n) for name, n in (("state", 1), ("events", 60))}
+        self._cursors = {name: max(0, bus.ring(name).newest - n) for name, n in (("state", 2000), ("events", 60))}
         self._frame = self._frame_number = 0
         self._newest: np.void | None = None
         self._scene: dict[str, Any] | None = None
@@ -85,6 +86,7 @@ class Feed:
         frames = self._bus.ring("frames")
         if frames.newest != self._frame_number:
             self._look(frames.latest())
+        self.log.flush()
         now_ns = monotonic_ns()
         if now_ns - self._worked_ns > QUANTILES_EVERY_NS:
             self._worked_ns = now_ns
@@ -102,6 +104,7 @@ class Feed:
             "state": State.OFFLINE.name,
             "scene": self._scene,
             "report": self._report(),
+            "blackbox": self._blackbox(),
             "deadman_ms": _ms(self._bus.heartbeat.age_s("deadman", now_ns)),
         }
         if self._newest is None:
@@ -193,6 +196,14 @@ class Feed:
             "violations": sum(report["violations"].values()),
             "setpoint_hz": round(report["setpoint_hz"], 1),
         }
+
+    def _blackbox(self) -> dict[str, Any] | None:
+        """How the recording goes; None where none is made."""
+        if not self._config.deploy.blackbox:
+            return None
+        found = recording_of(self._bus)
+        kept = ("recording", "bytes", "records", "lost", "file", "message")
+        return {name: found[name] for name in kept if name in found}
 
 
 def description(config: DaemonConfig) -> dict[str, Any]:

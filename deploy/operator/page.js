@@ -180,18 +180,17 @@ function describe(meta) {
 
 function buildJoints(joints) {
   page.joints = joints.map((joint) => {
-    const mark = make("i"), ring = make("b"), speed = make("i"), value = make("span"), share = make("small");
+    const mark = make("i"), ring = make("b"), speed = make("i"), value = make("span"), share = make("small", { class: "share muted" });
     const track = make("div", {
       class: "track", role: "meter", "aria-label": `${joint.name}, ${joint.unit}`,
       "aria-valuemin": joint.lower, "aria-valuemax": joint.upper,
     }, mark, ring);
     const speedBar = make("div", { class: "speed" }, speed);
-    const ends = make("div", { class: "ends", "aria-hidden": "true" },
-      make("span", {}, joint.lower.toFixed(2)), make("span", {}, joint.upper.toFixed(2)));
+    const end = (limit) => make("span", { class: "end", "aria-hidden": "true" }, limit.toFixed(2));
     const unit = { normalised: "", rad: " rad", m: " m" }[joint.unit] ?? ` ${joint.unit}`;
     const row = make("div", { class: "joint", "data-joint": joint.name },
-      make("span", { class: "name", title: joint.name }, joint.name), make("div", {}, track, speedBar, ends),
-      make("span", { class: "value" }, value, make("br"), share));
+      make("span", { class: "name", title: joint.name }, joint.name), end(joint.lower),
+      make("div", {}, track, speedBar), end(joint.upper), make("span", { class: "value" }, value), share);
     return { ...joint, unit, row, track, mark, ring, speed, speedBar, value, share };
   });
   $("joints").replaceChildren(...page.joints.map((joint) => joint.row));
@@ -202,7 +201,7 @@ function buildCameras(cameras) {
     const canvas = make("canvas", { width, height, role: "img", "aria-label": `camera ${name}`, "data-camera": name });
     const age = make("span", { class: "value muted" }, "no picture yet");
     const figure = make("figure", { class: "old" }, canvas,
-      make("figcaption", {}, make("span", {}, `${name}  ${width} x ${height}`), age));
+      make("figcaption", {}, make("span", {}, name), age));
     return { canvas, age, figure, time: null };
   });
   const none = make("p", { class: "muted" }, "No camera is streamed: this policy reads none. cameras=[front] streams one.");
@@ -270,7 +269,7 @@ function drawJoint(joint, index, live) {
   joint.speed.style.width = `${Math.min(100, 100 * (share || 0))}%`;
   joint.speedBar.classList.toggle("much", share > 0.8);
   say(joint.value, position === null ? "unknown" : `${position.toFixed(3)}${joint.unit}`);
-  say(joint.share, share === null ? "" : `${Math.round(100 * share)} % of max`);
+  say(joint.share, share === null ? "" : `${Math.round(100 * share)} %`);
   if (position === null) return;
   joint.track.setAttribute("aria-valuenow", position.toFixed(2));
   const margin = Math.min(position - joint.lower, joint.upper - position) / (joint.upper - joint.lower);
@@ -330,7 +329,8 @@ function drawFacts(live) {
     ["overruns", live.overruns ?? 0, live.overruns > 0],
     ["chunks refused", refused || "none"],
   ]);
-  const { scene, report } = live;
+  const { scene, report, blackbox } = live;
+  const recording = blackbox && blackbox.recording;
   facts($("facts"), [
     scene && ["scene", scene.split ? `${scene.split} ${scene.index}, number ${scene.scene}` : "none yet"],
     scene && ["control step", `${scene.step}${scene.success ? ", success" : ""}`],
@@ -338,6 +338,8 @@ function drawFacts(live) {
     report && ["setpoints arrived", `${report.received} (${report.setpoint_hz} Hz)`],
     report && ["missing", report.missing, report.missing > 0],
     report && ["out of limits", report.violations, report.violations > 0],
+    blackbox && ["black box", recording ? `${(blackbox.bytes / 1e6).toFixed(1)} MB` : `not recording ${blackbox.message || ""}`, !recording],
+    blackbox && ["records lost", blackbox.lost ?? 0, blackbox.lost > 0],
     page.meta.deadman && ["dead-man's key", live.deadman_ms === null ? "never held" : `${ago(live.deadman_ms)} ago`],
   ]);
 }
@@ -354,7 +356,7 @@ function drawProcesses(live) {
     const dead = process.alive === false;
     lamp.dataset.tone = dead ? "bad" : process.ready === false ? "slow" : "go";
     say(label, name);
-    say(word, dead ? `ended (${process.exit})` : process.ready === false ? "starting" : process.text || "ready");
+    say(word, dead ? `ended (${process.exit})` : process.ready === false ? "starting" : "ready");
     say(pid, process.pid ? String(process.pid) : "");
   });
 }

@@ -156,7 +156,7 @@ class OperatorServer:
     async def close(self) -> None:
         """Tell every page that this is the end of the run."""
         for client in list(self._clients):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 await client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the daemon has ended")
         for pool in (self._stops, self._others, self._drawers):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -216,8 +216,6 @@ class OperatorServer:
         reply = await self._ask("status", self._others)
         if reply["ok"]:
             self._status = {"supervisor": {"pid": reply["pid"], "alive": True, "ready": True}, **reply["processes"]}
-            if "blackbox" in reply:
-                self._status["blackbox"] = reply["blackbox"]
             self._status_ns = monotonic_ns()
 
     async def _draw(self) -> None:

@@ -50,6 +50,7 @@ class Browser:
                 self.call(f"{domain}.enable")
             self.size(width, height)
             self.call("Page.navigate", url=url)
+            self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
         except BaseException:
             self.close()
             raise
@@ -72,7 +73,7 @@ class Browser:
         """Poll until an expression is true. -> its value."""
         until = time.monotonic() + timeout_s
         while not (value := self.run(expression)):
-            assert time.monotonic() < until, f"in vain: {expression}; state {self.text('#state')}; {self.errors}"
+            assert time.monotonic() < until, f"in vain: {expression}; {self.text('body')}; {self.errors}"
             if during is not None:
                 during()
             time.sleep(0.03)
@@ -90,12 +91,17 @@ class Browser:
     def key(self, key: str, code: str, number: int, *, kinds: tuple[str, ...] = ("rawKeyDown", "keyUp")) -> None:
         """Press and release a key."""
         for kind in kinds:
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number)
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **text)
 
     def size(self, width: int, height: int, *, scale: float = 1.0) -> None:
         """Size of the window in CSS pixels."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
         )
 
     def scheme(self, name: str) -> None:
