@@ -45,6 +45,7 @@ class Link:
         metadata: What the server said first; None before.
         connected: How often a connection was made.
         stale: Replies discarded because they answered another request.
+        wait_s: From the last failed attempt to the next one.
     """
 
     def __init__(self, url: Url, token: str | None, config: ClientConfig):
@@ -59,6 +60,7 @@ class Link:
         self._greeting: bytes | None = None
         self.metadata: Any = None
         self.connected = self.stale = 0
+        self.wait_s = 0.0
 
     async def open(self, until: float) -> None:
         """Connect if there is no connection; waits for its turn after failures. ``until`` is of the loop's clock.
@@ -83,9 +85,9 @@ class Link:
         try:
             await self._connect(min(until, loop.time() + self._config.connect_timeout_s))
         except BaseException:
-            wait = min(self._config.backoff_cap_s, self._config.backoff_s * 2 ** min(self._failures, 30))
-            self._failures += 1
-            self._not_before = loop.time() + wait * (0.5 + 0.5 * self._random.random())
+            longest = min(self._config.backoff_cap_s, self._config.backoff_s * 2 ** min(self._failures, 30))
+            self.wait_s = longest * (0.5 + 0.5 * self._random.random())
+            self._failures, self._not_before = self._failures + 1, loop.time() + self.wait_s
             raise
         self._failures, self._not_before = 0, 0.0
 
