@@ -140,6 +140,11 @@ class Arm:
         return outcome
 
     @property
+    def lag_s(self) -> float:
+        """How far the path is behind the wall clock since the stream began."""
+        return self._pace.lag_ns / 1e9
+
+    @property
     def buffered(self) -> bool:
         """Whether the robot keeps setpoints until their time."""
         return self._buffered
@@ -340,7 +345,9 @@ class Arm:
         state = self._measured
         assert state is not None
         self._command, self._step = None, np.zeros_like(self._step)
+        # Nothing of an earlier stream decides in this one, so a recording can be recomputed from here.
         self._pace.begin()
+        self._arrivals = Arrivals(self._card.control_dt_s)
         self._watchdog.begin()
         self._executor.reset(RobotState(state.time_ns, state.position, np.zeros_like(state.position)))
 

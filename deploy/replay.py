@@ -191,7 +191,6 @@ def _place(arm: Arm, start: int, inputs: RecordedInputs) -> None:
     before = inputs.states[start - 1]
     arm.state, arm.epoch = State(int(before["state"])), int(before["epoch"])
     vars(arm).update(_events_done=int(before["events_done"]), _reason=inputs.reason(start - 1))
-    inputs.bring_arrivals(arm, start)
 
 
 def _tick(arm: Arm, index: int, inputs: RecordedInputs) -> None:

@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.data.convert.blackbox_log import BlackBoxLog
-from robopolicy.deploy.arm import Arm
 from robopolicy.deploy.blackbox_tape import BUFFERED, CALLS, HAS_SPEED_SCALE, HAS_WRENCH, NEVER_BEAT
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.driver_proxy import with_capabilities
 from robopolicy.deploy.mailbox import ReceivedChunk
 from robopolicy.deploy.records import EVENT, REASONS
-from robopolicy.deploy.state_machine import State
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError, explain
 from robopolicy.types import RobotState, Setpoint
@@ -78,17 +76,6 @@ class RecordedInputs:
     def bus(self, inner: Bus) -> Any:
         """A bus that tells what was told; what the arm writes goes to ``inner``."""
         return _RecordedBus(self, inner)
-
-    def bring_arrivals(self, arm: Arm, start: int) -> None:
-        """Tell a fresh arm at which times chunks were accepted before it begins: its pace remembers the last twenty."""
-        state, accepted, epoch = self.states["state"], self.states["accepted"], self.states["epoch"]
-        inside = vars(arm)
-        arrivals, lead_ns = inside["_arrivals"], self.tape["t_ns"] + inside["_lookahead_ns"] - inside["_tick_ns"]
-        for index in range(start):
-            if index and epoch[index] != epoch[index - 1] and state[index] in (State.ALIGNING, State.RUNNING):
-                arrivals.begin()
-            if accepted[index]:
-                arrivals.arrived(int(lead_ns[index]))
 
 
 class RecordedDriver:
