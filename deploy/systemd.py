@@ -8,7 +8,6 @@ begins with ``@`` lies in the abstract namespace. Nothing is linked, and without
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
@@ -74,9 +73,8 @@ class Service:
             return
         now_ns = self._now_ns()
         lines = []
-        if ready and not self._ready:
+        if ready and not self._ready and self._send("READY=1"):  # again in the next round when it did not go out
             self._ready = True
-            lines.append("READY=1")
         fresh = realtime_age_s is not None and realtime_age_s <= (FRESH_S if streaming else BLOCKED_S)
         if fresh and self._feed_ns and now_ns - self._fed_ns >= self._feed_ns:
             self._fed_ns = now_ns
@@ -98,11 +96,14 @@ class Service:
             self._socket.close()
             self._socket = None
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str) -> bool:
         # A manager that does not listen must not hold up the daemon; its watchdog then does what it is for.
-        with contextlib.suppress(OSError):
+        try:
             assert self._socket is not None
             self._socket.sendto(message.encode(), self._address)
+        except OSError:
+            return False
+        return True
 
 
 SYSTEM_HARDENING = """\

@@ -15,6 +15,10 @@ With the black box that every run leaves (docs/blackbox.md), and before a robot 
   robopolicy deploy dry-run RUN robot=NAME          everything but sending
   robopolicy deploy calibrate-latency RUN robot=NAME
 
+The operator's page (docs/operator.md) is served with deploy.operator.port=0; as a service of systemd:
+
+  robopolicy deploy install-service RUN robot=NAME [--user]
+
 A hardware emergency stop stays mandatory: this software is not a safety function.
 
 Examples:
@@ -41,6 +45,7 @@ from robopolicy.control.config import ControlConfig
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
 from robopolicy.deploy.control_socket import request
 from robopolicy.deploy.daemon import Daemon
+from robopolicy.deploy.operator import page_url
 from robopolicy.deploy.policy_source import cameras_of, check_policy
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import CommandError, explain
@@ -55,6 +60,7 @@ TOOLS = {
     "diff": "robopolicy.cli.deploy_diff",
     "dry-run": "robopolicy.cli.deploy_dry_run",
     "calibrate-latency": "robopolicy.cli.deploy_calibrate",
+    "install-service": "robopolicy.cli.deploy_install",
 }
 """Words that have a file of their own."""
 
@@ -145,6 +151,8 @@ def _foreground(config: CliConfig, out: Path) -> int:
     with Daemon(out, daemon_config) as daemon:
         try:
             daemon.up()
+            if config.deploy.operator.port >= 0:
+                print(f"operator's page: {page_url(out)}")
             daemon.request("start")
             while daemon.process.poll() is None:
                 _show(daemon.status())
