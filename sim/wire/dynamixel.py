@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from robopolicy.sim.wire.dynamixel_frames import Dynamixel, Fault, frame, take_frame
+from robopolicy.sim.wire.dynamixel_frames import Dynamixel, Fault, frame, joined_frame, take_frame
 from robopolicy.sim.wire.serial_bus import SerialServoBus, Servo
 
 __all__ = ["DynamixelBus"]
@@ -66,7 +66,7 @@ class DynamixelBus(SerialServoBus):
         for (address, size), value in fixed.items():
             servo.put(address, size, value)
         self.motion.unlatch(servo.joint)
-        self._heard = getattr(self, "_heard", {}) | {servo.number: self.now_ns}
+        servo.heard_ns = self.now_ns
         self.refresh(servo)
         self.put_goal(servo, self.motion.present_step(servo.joint))
         self.drive(servo)
@@ -111,7 +111,7 @@ class DynamixelBus(SerialServoBus):
         setting = servo.get(WATCHDOG, 1)
         if not 1 <= setting <= 127 or not servo.get(TORQUE, 1):
             return
-        if (self.now_ns - self._heard[servo.number]) / 1e9 > setting * WATCHDOG_UNIT_S:
+        if (self.now_ns - servo.heard_ns) / 1e9 > setting * WATCHDOG_UNIT_S:
             servo.put(WATCHDOG, 1, WATCHDOG_TRIPPED)
             self.motion.halt(servo.joint)
             if not self._tripped():
@@ -132,7 +132,8 @@ class DynamixelBus(SerialServoBus):
                 continue
             number, code, parameters = found[0], found[1], found[2:]
             # Every instruction packet on the wire is communication, whomever it is for.
-            self._heard = dict.fromkeys(self.servos, self.now_ns)
+            for servo in self.servos.values():
+                servo.heard_ns = self.now_ns
             self._obey(number, code, parameters)
 
     def _obey(self, number: int, code: int, parameters: bytes) -> None:
@@ -159,9 +160,8 @@ class DynamixelBus(SerialServoBus):
         servos, silent = self._addressed(number), number == BROADCAST
         error = 0
         if kind is Dynamixel.PING:
-            self.answer(
-                [frame(s.number, 0x55, bytes([self._alert(s)]) + bytes(s.table[0:2] + s.table[6:7])) for s in servos]
-            )
+            model = {s.number: bytes(s.table[0:2] + s.table[6:7]) for s in servos}
+            self.answer([frame(s.number, 0x55, bytes([self._alert(s)]) + model[s.number]) for s in servos])
             return
         if kind is Dynamixel.READ and not silent:
             self.answer([self._reading(s, _word(parameters, 0), _word(parameters, 2)) for s in servos])
@@ -215,13 +215,9 @@ class DynamixelBus(SerialServoBus):
         if kind is not Dynamixel.FAST_SYNC_READ:
             self.answer([self._reading(*entry) for entry in wanted])
             return
-        joined = b""
-        for servo, address, length in wanted:
-            piece = bytes([self._alert(servo), servo.number]) + bytes(servo.table[address : address + length])
-            # Each servo adds the CRC of the packet so far; the last one is that of the whole.
-            joined += piece + b"\0\0"
-        if joined:
-            self.answer([frame(BROADCAST, 0x55, joined[:-2], stuffed=False)])
+        pieces = [bytes([self._alert(s), s.number]) + bytes(s.table[a : a + n]) for s, a, n in wanted]
+        if pieces:
+            self.answer([joined_frame(pieces)])
 
     def _bulk_write(self, parameters: bytes) -> None:
         writes, at = [], 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
-__all__ = ["Dynamixel", "Fault", "crc16", "frame", "stuff", "take_frame", "unstuff"]
+__all__ = ["Dynamixel", "Fault", "crc16", "frame", "joined_frame", "stuff", "take_frame", "unstuff"]
 
 HEADER = b"\xff\xff\xfd\x00"
 LONGEST = 1021
@@ -71,12 +72,21 @@ def unstuff(data: bytes) -> bytes:
     return data.replace(b"\xff\xff\xfd\xfd", b"\xff\xff\xfd")
 
 
-def frame(number: int, code: int, parameters: bytes = b"", *, stuffed: bool = True) -> bytes:
-    """One packet. Joined answers of several servos are not stuffed."""
-    body = bytes([code]) + parameters
-    body = stuff(body) if stuffed else body
+def frame(number: int, code: int, parameters: bytes = b"") -> bytes:
+    """One packet."""
+    body = stuff(bytes([code]) + parameters)
     head = HEADER + bytes([number]) + (len(body) + 2).to_bytes(2, "little") + body
     return head + crc16(head).to_bytes(2, "little")
+
+
+def joined_frame(pieces: Sequence[bytes]) -> bytes:
+    """The one answer to a fast sync read: each servo adds its piece and the CRC of the packet so far; not stuffed."""
+    length = 1 + sum(len(piece) + 2 for piece in pieces)
+    packet = HEADER + b"\xfe" + length.to_bytes(2, "little") + b"\x55"
+    for piece in pieces:
+        packet += piece
+        packet += crc16(packet).to_bytes(2, "little")
+    return packet
 
 
 def take_frame(buffer: bytes) -> tuple[bytes | None, bytes]:

@@ -80,12 +80,18 @@ class Servo:
         number: Its bus identifier.
         joint: Which channel of the card it moves.
         size: Bytes of its table.
+
+    Attributes:
+        table: The bytes.
+        registered: A write that waits for an action.
+        heard_ns: When an instruction was last on the wire.
     """
 
     def __init__(self, number: int, joint: int, size: int):
         self.number, self.joint = number, joint
         self.table = bytearray(size)
         self.registered: tuple[int, bytes] | None = None
+        self.heard_ns = 0
 
     def get(self, address: int, size: int, *, signed: bool = False) -> int:
         """Little-endian number at ``address``."""
@@ -178,7 +184,7 @@ class SerialServoBus(ABC):
     def overload(self, servo: Servo) -> None:
         """Latch an overload."""
 
-    def watch(self, servo: Servo) -> None:
+    def watch(self, servo: Servo) -> None:  # noqa: B027 - a make without watchdogs has nothing to add
         """Once per cycle and servo: watchdogs. None by default."""
 
     # -- the Box ----------------------------------------------------------------------------------------------------
