@@ -117,8 +117,11 @@ class ServoBusDriver(ServoMake):
         """Card of the robot behind it."""
         return self._card
 
-    def connect(self) -> None:
+    def connect(self, *, fitted: bool = True) -> None:
         """Open the port, find every servo, read them once. Nothing is moved or powered.
+
+        Args:
+            fitted: Refuse servos that do not fit the calibration.
 
         Raises:
             DeployError: no port, a servo that does not answer, or one that does not fit the calibration.
@@ -132,7 +135,7 @@ class ServoBusDriver(ServoMake):
                 raise DeployError(
                     explain(f"{self.make} servos do not answer", given=silent, allowed=answered, mend=mend)
                 )
-            for joint in range(len(self._ids)):
+            for joint in range(len(self._ids) if fitted else 0):
                 self._check(joint)
             self.first_answer()
         except DeployError:

@@ -14,6 +14,7 @@ With the black box that every run leaves (docs/blackbox.md), and before a robot 
   robopolicy deploy diff DIR|FILE.mcap              commanded against measured, per joint
   robopolicy deploy dry-run RUN robot=NAME          everything but sending
   robopolicy deploy calibrate-latency RUN robot=NAME
+  robopolicy deploy calibrate-servos robot=NAME device=PATH out=FILE
 
 The operator's page (docs/operator.md) is served with deploy.operator.port=0; as a service of systemd:
 
@@ -60,6 +61,7 @@ TOOLS = {
     "diff": "robopolicy.cli.deploy_diff",
     "dry-run": "robopolicy.cli.deploy_dry_run",
     "calibrate-latency": "robopolicy.cli.deploy_calibrate",
+    "calibrate-servos": "robopolicy.cli.deploy_calibrate_servos",
     "install-service": "robopolicy.cli.deploy_install",
 }
 """Words that have a file of their own."""
