@@ -8,8 +8,8 @@ from blackbox_rig import CARD, TICK, Follower, ScaledFollower, TapedRig
 
 from robopolicy.cli.main import main
 from robopolicy.data.convert.blackbox_log import BlackBoxLog, find_logs, sessions
-from robopolicy.deploy.dry_run import DryDriver
 from robopolicy.deploy.driver_proxy import in_front_of
+from robopolicy.deploy.dry_run import DryDriver
 from robopolicy.deploy.replay import recompute, spans_of
 from robopolicy.deploy.replay_diff import compare_motion, lag_s
 from robopolicy.deploy.replay_policy import RecordedPolicy
@@ -51,7 +51,7 @@ def test_a_run_with_seams_stops_and_faults_comes_out_bit_for_bit(recorded):
     assert report.exact, report.first
     assert report.replayed == report.recorded > 800
     states = log.records("/binary/state")
-    assert {int(s) for s in states["state"]} >= {int(s) for s in State if s is not State.PAUSED}
+    assert {int(s) for s in states["state"]} >= {int(s) for s in State if s is not State.OFFLINE}
     assert states["seam"].sum() > 10
     assert report.setpoints == int((log.records("/binary/tape")["calls"] & 1).sum()) > 700
 
