@@ -35,7 +35,7 @@ def served():
 
 
 def opened(url, **more):
-    connection = connect(url, compression=None, max_size=None, proxy=None, **more)
+    connection = connect(url, compression=None, max_size=None, proxy=None, **more).__enter__()
     return connection, unpack(connection.recv(20))
 
 
