@@ -1,17 +1,16 @@
-"""A UR controller's dashboard, and what can be asked before the vendor's client is let in; all with deadlines."""
+"""A UR controller's dashboard server: questions and orders in lines of text, each with a deadline."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import time
 
 from robopolicy.errors import DeployError, explain
 
-__all__ = ["DASHBOARD_PORT", "RTDE_PORT", "DashboardLine", "DashboardStop", "controller_version"]
+__all__ = ["DashboardLine", "DashboardStop"]
 
-DASHBOARD_PORT, RTDE_PORT = 29999, 30004
+DASHBOARD_PORT = 29999
 MOST_LINE = 4096
 
 
@@ -126,37 +125,3 @@ class DashboardStop:
         answer = line.ask("stop")
         if "stopped" not in answer.lower():
             raise DeployError(explain("the controller did not stop its program", given=answer, allowed="Stopped"))
-
-
-def controller_version(address: str, *, timeout_s: float = 2.0) -> tuple[int, int, int, int]:
-    """Version of the controller, over RTDE. The vendor's client would wait for this answer without a deadline.
-
-    Returns:
-        Major, minor, bugfix, build.
-
-    Raises:
-        DeployError: nobody there, no answer in time, or not a UR controller.
-    """
-    try:
-        with socket.create_connection((address, RTDE_PORT), timeout_s) as line:
-            line.settimeout(timeout_s)
-            line.sendall(struct.pack(">HBH", 5, ord("V"), 2) + struct.pack(">HB", 3, ord("v")))
-            answer = b""
-            while len(answer) < 4 + 19:
-                data = line.recv(64)
-                if not data:
-                    raise ConnectionError("closed by the controller")
-                answer += data
-    except OSError as error:
-        raise DeployError(
-            explain(
-                "the UR controller does not answer",
-                given=f"{address}:{RTDE_PORT}, {error}",
-                mend="check robot.driver.address, the cable, and that RTDE is on (Settings, Security, Services)",
-            )
-        ) from error
-    size, kind, accepted = struct.unpack_from(">HBB", answer)
-    if (size, kind, accepted) != (4, ord("V"), 1) or struct.unpack_from(">HB", answer, 4) != (19, ord("v")):
-        raise DeployError(explain("no UR controller answers there", given=answer.hex(" "), allowed="RTDE protocol 2"))
-    major, minor, bugfix, build = struct.unpack_from(">4I", answer, 7)
-    return major, minor, bugfix, build

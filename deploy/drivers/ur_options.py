@@ -12,7 +12,15 @@ from robopolicy.deploy.drivers.ur_dashboard import DashboardLine
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError, explain
 
-__all__ = ["UrOptions", "arm_joints", "power_on", "require_plausible"]
+__all__ = [
+    "TURN_RAD",
+    "UrOptions",
+    "arm_joints",
+    "power_on",
+    "require_known",
+    "require_plausible",
+    "require_remote",
+]
 
 GRIPPERS = ("robotiq", "none")
 POWER_S = 2.5
@@ -106,6 +114,27 @@ def require_plausible(position: Sequence[float]) -> None:
             mend="wait until it has booted; an arm that truly stands at all zeros: move a joint by hand",
         )
     )
+
+
+def require_known(version: tuple[int, int, int, int]) -> None:
+    """Refuse a controller of another generation.
+
+    Raises:
+        DeployError: not PolyScope 5.6 or a later 5.
+    """
+    if version[0] != 5 or version[1] < 6:
+        given = "PolyScope {}.{}.{}.{}".format(*version)
+        raise DeployError(explain("a controller that this driver does not know", given=given, allowed="5.6 to 5.x"))
+
+
+def require_remote(line: DashboardLine) -> None:
+    """Refuse an arm that only its pendant may command.
+
+    Raises:
+        DeployError: local control.
+    """
+    if "true" not in line.ask("is in remote control").lower():
+        raise DeployError(explain("the arm is in local control", mend="switch the pendant to remote control"))
 
 
 def power_on(address: str, running: Callable[[], bool]) -> None:
