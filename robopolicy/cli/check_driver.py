@@ -1,8 +1,8 @@
 """Try a robot driver against the contract, rule by rule; for drivers of your own before they meet an arm.
 
-Without move=true the driver is connected and read, nothing more. With it the robot is POWERED and one joint moves by up
-to 0.1 rad and back: clear the workspace, and keep the hardware emergency stop in your hand. Robots of the registry whose
-YAML has a block wire: are tried against their simulated controller, which also tells what arrived there.
+Without move=true the driver is connected and read, nothing more. With it the robot is POWERED and one joint moves by
+up to 0.1 rad and back: clear the workspace, and keep the hardware emergency stop in your hand. Robots of the registry
+whose YAML has a block wire: are tried against their simulated controller, which also tells what arrived there.
 Exit code 1 when a rule is broken. How to write a driver: docs/drivers.md
 
 Examples:
