@@ -21,6 +21,11 @@ const REASONS = {
   robot_fault: "the robot reports a protective stop", executor_fault: "a command was not fit to be sent",
   deadman_lost: "the dead-man's key was let go",
 };
+const MEANINGS = {
+  OFFLINE: "no robot is connected", CONNECTED: "reads the robot, sends nothing", ARMED: "may move, is sent nothing yet",
+  HOLD: "holds its pose", ALIGNING: "goes slowly to where the policy begins", RUNNING: "follows the policy",
+  PAUSED: "stands; resume goes on", STOPPING: "brakes within its limits", FAULT: "a fault", ESTOP: "emergency stop",
+};
 const TIMING = [
   ["inference_ms", "inference", "ms"], ["latency_ms", "chunk latency", "ms"], ["late_ms", "tick lateness", "ms"],
   ["seam", "seam", "of a max"],
@@ -237,8 +242,9 @@ function drawMachine(live) {
   }
   $("machine").setAttribute("aria-label", `state machine, now ${live.state}`);
   const reason = $("reason");
-  say(reason, REASONS[live.reason] || live.reason || "");
-  reason.className = `reason ${TONES[live.state] === "bad" ? "bad" : live.reason && live.reason !== "operator" ? "slow" : ""}`;
+  say(reason, REASONS[live.reason] || live.reason || MEANINGS[live.state]);
+  const calm = live.reason === "operator" ? "" : live.reason ? "slow" : "plain";
+  reason.className = `reason ${TONES[live.state] === "bad" ? "bad" : calm}`;
   say($("message"), live.message || "");
   const ways = page.meta.ways[live.state] || {};
   if (!$("events").children.length) {
@@ -320,7 +326,7 @@ function facts(element, rows) {
 }
 
 function drawFacts(live) {
-  const refused = Object.entries(live.refused || {}).map(([word, count]) => `${word} ${count}`).join(", ");
+  const refused = Object.entries(live.refused || {}).map(([word, count]) => `${word.replaceAll("_", " ")} ${count}`).join(", ");
   facts($("counts"), [
     ["motion", live.mode || "none"],
     ["scheduled ahead", `${fixed(live.remaining_s, 2)} s`],
@@ -438,7 +444,10 @@ $("stop").addEventListener("pointerdown", (event) => {
 $("stop").addEventListener("click", (event) => {
   if (event.detail === 0) stop(); // Enter, or an assistive device
 });
-$("estop").addEventListener("click", () => ask("estop"));
+$("estop").addEventListener("click", async () => {
+  const reply = await ask("estop");
+  if (!reply.ok) stop(); // who may not call the robot's own stop still gets the planned one
+});
 $("hold").addEventListener("pointerdown", (event) => {
   event.target.setPointerCapture(event.pointerId);
   hold(true);
