@@ -15,6 +15,7 @@ feeds nothing, so one that takes longer than the watchdog's period ends the prog
 from __future__ import annotations
 
 import contextlib
+from operator import gt
 from types import TracebackType
 from typing import Any, Self
 
@@ -142,7 +143,7 @@ class URDriver:
         if self.read().fault:
             raise DeployError(explain("the controller reports a stop", mend="clear it at the pendant, then enable"))
         if self._mode != RUNNING_MODE:
-            power_on(self._options.address, lambda: (reader.poll() or reader.wait(1.0)).mode == RUNNING_MODE)
+            power_on(self._options.address, lambda: (reader.poll() or reader.wait(1.0)).mode)
         if self._gripper is not None:
             self._gripper.activate(ACTIVATION_S)
             self._opening = self._gripper.opening
@@ -245,14 +246,14 @@ class URDriver:
 
     def _sound(self, packet: UrState) -> bool:
         """Whether a packet can be true; else the one before has to do."""
-        fast = any(abs(v) > most for v, most in zip(packet.velocity, self._most_velocity, strict=True))
+        fast = any(map(gt, map(abs, packet.velocity), self._most_velocity))
         return packet.finite and max(map(abs, packet.position)) < TURN_RAD and not fast
 
     def _take(self, packet: UrState, now_ns: int) -> RobotState:
         self._runtime, self._mode = packet.runtime, packet.mode
-        lost = self._enabled and self._streaming and packet.runtime != PLAYING
-        unpowered = self._enabled and packet.mode != RUNNING_MODE
-        self._fault = bool(packet.safety & STOPPED_BITS) or lost or unpowered
+        # between streams it is enable that starts programs and powers arms
+        lost = self._streaming and (packet.runtime != PLAYING or packet.mode != RUNNING_MODE)
+        self._fault = bool(packet.safety & STOPPED_BITS) or lost
         self._scale, self._wrench = min(max(packet.scale, 0.0), 1.0), np.array(packet.force)
         position, velocity = np.empty(len(self._card.joints)), np.zeros(len(self._card.joints))
         position[self._arm], velocity[self._arm] = packet.position, packet.velocity

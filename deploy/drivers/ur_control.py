@@ -39,6 +39,7 @@ class _Control:
         self._address, self._kind = address, kind
         self._made: Any = None
         self._sockets: frozenset[str] = frozenset()
+        self._looked_s = 0.0
 
     def obey(self, order: bytes) -> str | None:
         """Carry out one order. -> what went wrong, nothing, or None when there is nothing to answer."""
@@ -65,8 +66,11 @@ class _Control:
 
     def look(self) -> None:
         """End this process when the interface has replaced a socket: it has lost its connection and lost its way."""
-        if self._made is not None and not self._sockets <= _sockets():
-            os._exit(3)
+        now_s = time.monotonic()
+        if self._made is not None and now_s - self._looked_s > LOOK_S:
+            self._looked_s = now_s
+            if not self._sockets <= _sockets():
+                os._exit(3)
 
     def farewell(self) -> None:
         """The parent is gone: brake, end the program."""

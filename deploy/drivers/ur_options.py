@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robopolicy.deploy.drivers.ur_dashboard import DashboardLine
+from robopolicy.deploy.drivers.ur_state import RUNNING_MODE
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError, explain
 
@@ -24,6 +26,7 @@ __all__ = [
 
 GRIPPERS = ("robotiq", "none")
 POWER_S = 2.5
+POWER_OFF_MODE, IDLE_MODE = 3, 5
 TURN_RAD = 2 * math.pi + 0.1
 
 
@@ -137,27 +140,26 @@ def require_remote(line: DashboardLine) -> None:
         raise DeployError(explain("the arm is in local control", mend="switch the pendant to remote control"))
 
 
-def power_on(address: str, running: Callable[[], bool]) -> None:
-    """Power on and release the brakes over the dashboard; the arm may click and sag by a fraction of a degree.
+def power_on(address: str, mode: Callable[[], int]) -> None:
+    """Power on, then release the brakes, over the dashboard; the arm clicks and may sag by a fraction of a degree.
 
     Args:
         address: Of the controller.
-        running: Whether it is ready.
+        mode: Its robot mode now.
 
     Raises:
-        DeployError: not within 2.5 s; a cold arm takes longer, so ask again.
+        DeployError: not within 2.5 s. A cold arm takes longer; the next call goes on where this one ended.
     """
-    line = DashboardLine(address)
-    try:
-        until = time.monotonic() + POWER_S
-        for command in ("close safety popup", "power on", "brake release"):
-            line.ask(command)
-        while not running():
+    with contextlib.closing(DashboardLine(address)) as line:
+        until, asked = time.monotonic() + POWER_S, 0
+        line.ask("close safety popup")
+        while (now := mode()) != RUNNING_MODE:
             if time.monotonic() > until:
-                mode = line.ask("robotmode")
+                given = line.ask("robotmode")
                 raise DeployError(
-                    explain("the arm is not powered yet", given=mode, mend="wait some seconds, enable again")
+                    explain("the arm is not powered yet", given=given, mend="enable again in some seconds")
                 )
+            if now != asked and now in (POWER_OFF_MODE, IDLE_MODE):
+                line.ask("power on" if now == POWER_OFF_MODE else "brake release")
+                asked = now
             time.sleep(0.02)
-    finally:
-        line.close()

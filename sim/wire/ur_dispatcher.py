@@ -131,9 +131,8 @@ class UrController:
             self.runtime = PAUSED
 
     def recover(self) -> None:
-        """A person cleared the stop and, after an emergency stop, powered the arm on; the program is gone."""
+        """A person cleared the stop; the program is gone, and after an emergency stop the arm is without power."""
         self.protective = self.emergency = False
-        self.mode = MODE_RUNNING
         self.end("recovered")
 
     def write(self, names: Sequence[str], values: Sequence[Any], now_ns: int) -> None:

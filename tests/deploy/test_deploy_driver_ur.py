@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,9 +12,13 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from robopolicy.deploy.drivers.ur import URDriver
-from robopolicy.deploy.drivers.ur_options import require_plausible
+from robopolicy.deploy.drivers.ur_dashboard import DashboardLine
+from robopolicy.deploy.drivers.ur_options import require_known, require_plausible, require_remote
+from robopolicy.deploy.drivers.ur_state import HEADER, LAYOUT, RtdeReader
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import DeployError
 from robopolicy.protocols import ForceSensing, Guarded, RobotDriver, SpeedScaled
@@ -334,6 +339,58 @@ def test_who_is_not_there_is_said_in_time(arm):
     with _driver() as made:
         made.connect()
         assert made.read().position == pytest.approx(CARD.home_position, abs=1e-3)
+
+
+def test_an_arm_without_power_is_powered_by_enable_and_lost_power_is_a_fault(driver, arm):
+    _stream(driver, 50, amplitude=0.0)
+    with contextlib.closing(DashboardLine(HOST)) as line:
+        line.ask("power off")
+    _stream(driver, 20, amplitude=0.0)
+    _until(lambda: driver.read().fault)
+    assert not arm.report()["powered"]
+    driver.stop()
+    _until(lambda: not driver.read().fault)
+    driver.enable()
+    _stream(driver, 20, amplitude=0.0)
+    assert arm.report()["powered"]
+    assert arm.report()["violated"] == 0
+
+
+def test_local_control_and_other_generations_are_refused():
+    class Pendant:
+        def ask(self, command):
+            return {"is in remote control": "false"}[command]
+
+    with pytest.raises(DeployError, match="local control"):
+        require_remote(Pendant())
+    for version in ((3, 15, 8, 0), (5, 5, 0, 0), (10, 7, 0, 0)):
+        with pytest.raises(DeployError, match="does not know"):
+            require_known(version)
+    require_known((5, 15, 0, 126))
+
+
+@settings(max_examples=100)
+@given(st.lists(st.one_of(st.binary(max_size=40), st.just("packet"), st.just("text")), max_size=8))
+def test_what_comes_over_rtde_is_checked_before_it_is_unpacked(pieces):
+    ours, theirs = socket.socketpair()
+    reader = RtdeReader.__new__(RtdeReader)
+    reader._address, reader._buffer, reader.newest, reader._socket = "test", b"", None, ours
+    ours.setblocking(False)
+    state = HEADER.pack(3 + LAYOUT.size, ord("U")) + LAYOUT.pack(1, 5.0, *range(18), 1.0, 0.5, 7, 2, 1)
+    with ours, theirs:
+        sound = True
+        for piece in pieces:
+            theirs.sendall(
+                state if piece == "packet" else HEADER.pack(5, ord("M")) + b"ok" if piece == "text" else piece
+            )
+            sound &= isinstance(piece, str)
+        try:
+            found = reader.poll() if pieces else None
+        except DeployError:
+            assert not sound
+            return
+    if sound and "packet" in pieces:
+        assert (found.clock_s, found.position, found.scale, found.mode) == (5.0, (0, 1, 2, 3, 4, 5), 0.5, 7)
 
 
 def _reachable() -> bool:

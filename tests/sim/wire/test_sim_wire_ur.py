@@ -119,6 +119,11 @@ def test_stops_brake_end_the_stream_and_ignore_setpoints():
     assert controller.mode == 3
     assert not controller.start(PROGRAM, 0)
     controller.recover()
+    assert not controller.start(PROGRAM, 0)
+    board = Dashboard(controller, (5, 15, 0, 126))
+    assert [board.answer(word) for word in ("power on", "robotmode", "brake release", "robotmode")] == [
+        *("Powering on\n", "Robotmode: IDLE\n", "Brake releasing\n", "Robotmode: RUNNING\n")
+    ]
     assert controller.start(PROGRAM, 0)
 
 
