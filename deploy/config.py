@@ -95,7 +95,7 @@ class DeployConfig:
     between: BetweenConfig = setting("how a chunk follows the last: naive, ensemble, rtc", default=BetweenConfig())
     state_capacity: int = setting("records of the state ring", default=4096, ge=64)
     blackbox: bool = setting("a logger process writes the black box (MCAP) into the run folder", default=True)
-    blackbox_chunk_s: float = setting("seconds between two flushes of the black box", default=1.0, gt=0, le=60)
+    blackbox_chunk_s: float = setting("seconds between two flushes of the black box", default=0.5, gt=0, le=60)
     blackbox_images: Literal["none", "jpeg"] = setting("camera frames in the black box", default="none")
     blackbox_max_gb: float = setting("the oldest files beyond this are deleted, GB", default=20.0, gt=0)
     dry_run: bool = setting("everything but sending: nothing is commanded or powered", default=False)
