@@ -74,7 +74,9 @@ class Pace:
         if not self._wall or wall_ns >= self._wall[-1]:
             return wall_ns - self.lag_ns
         at = bisect.bisect_right(self._wall, wall_ns)
-        return wall_ns - (self._lag[at - 1] if at else self._forgotten_ns)
+        lag_ns = self._lag[at - 1] if at else self._forgotten_ns
+        # of a wait only the end is noted: during it the path stood where it went on from
+        return min(wall_ns - lag_ns, self._wall[at] - self._lag[at])
 
     def _later(self, wall_ns: int, more_ns: int) -> None:
         if len(self._lag) == MOST_KNOTS:

@@ -51,10 +51,24 @@ def test_a_robot_that_slows_itself_down_slows_the_path():
 def test_a_chunk_is_seen_from_the_path_of_its_observation():
     pace = Pace(0.01)
     pace.advance(10 * TICK_NS)
-    pace.wait(11 * TICK_NS, 5 * TICK_NS)
+    pace.wait(16 * TICK_NS, 5 * TICK_NS)
     # an observation of before the wait keeps its place on the path; one of now is as much later as the path has gone
     assert pace.path_ns(10 * TICK_NS) == 10 * TICK_NS
     assert pace.path_ns(20 * TICK_NS) == 15 * TICK_NS
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 10**9))
+def test_path_time_of_any_moment_never_goes_back(missed, seed):
+    pace, wall = Pace(0.01), 10**12
+    for count in missed:
+        wall += TICK_NS * (1 + count)
+        pace.wait(wall - TICK_NS, count * TICK_NS)
+        pace.advance(wall)
+    times = np.sort(np.random.default_rng(seed).integers(10**12, wall, 200))
+    found = [pace.path_ns(int(t)) for t in times]
+    assert (np.diff(found) >= 0).all()
+    assert found[-1] <= pace.path_ns(wall)
 
 
 def test_before_running_dry_the_path_slows_down_and_only_then():
