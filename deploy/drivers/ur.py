@@ -34,6 +34,7 @@ from robopolicy.deploy.drivers.ur_options import (
     require_known,
     require_plausible,
     require_remote,
+    require_setpoint,
 )
 from robopolicy.deploy.drivers.ur_state import PLAYING, RUNNING_MODE, RtdeReader, UrState
 from robopolicy.deploy.shm import monotonic_ns
@@ -182,7 +183,12 @@ class URDriver:
         return self._state
 
     def command(self, setpoint: Setpoint, t_ns: int) -> None:
-        """Send one limited setpoint; while no program can take it, nothing is sent."""
+        """Send one limited setpoint; while no program can take it, nothing is sent.
+
+        Raises:
+            DeployError: another width, or a number that is none.
+        """
+        require_setpoint(setpoint.position, len(self._card.joints))
         control = self._control
         if control is None or not self._enabled or self._failure:
             return

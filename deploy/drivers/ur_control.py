@@ -48,7 +48,8 @@ class _Control:
             return self._play()
         made = self._made
         if made is None or not made.isConnected() or not made.isProgramRunning():
-            return None if kind in (SERVO, FEED) else "no program runs"
+            # where no program runs, nothing has to be stopped
+            return None if kind in (SERVO, FEED) else "" if kind in (STOP, END) else "no program runs"
         if kind == SERVO:
             made.servoJ(numbers[:6], 0.0, 0.0, *numbers[6:])
             return None
@@ -56,7 +57,7 @@ class _Control:
             made.kickWatchdog()
             return None
         if kind == STOP:
-            done = made.servoStop(numbers[0])
+            done = made.servoStop(numbers[0]) or not made.isProgramRunning()
         elif kind == WATCHDOG:
             done = made.setWatchdog(numbers[0])
         else:

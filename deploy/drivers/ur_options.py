@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robopolicy.deploy.drivers.ur_dashboard import DashboardLine
 from robopolicy.deploy.drivers.ur_state import RUNNING_MODE
 from robopolicy.embodiment import Embodiment
@@ -22,6 +25,7 @@ __all__ = [
     "require_known",
     "require_plausible",
     "require_remote",
+    "require_setpoint",
 ]
 
 GRIPPERS = ("robotiq", "none")
@@ -117,6 +121,16 @@ def require_plausible(position: Sequence[float]) -> None:
             mend="wait until it has booted; an arm that truly stands at all zeros: move a joint by hand",
         )
     )
+
+
+def require_setpoint(position: NDArray[np.float64], joints: int) -> None:
+    """Refuse what is no setpoint.
+
+    Raises:
+        DeployError: another width than [J], or a number that is none.
+    """
+    if position.shape != (joints,) or not math.isfinite(position.sum()):
+        raise DeployError(explain("this is no setpoint", given=position, allowed=f"{joints} finite numbers"))
 
 
 def require_known(version: tuple[int, int, int, int]) -> None:

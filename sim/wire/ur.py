@@ -139,6 +139,7 @@ class VirtualUR:
             "programs": controller.programs,
             "ignored": controller.ignored,
             "clock_s": controller.clock_s,
+            "rest_after_s": controller.rest_after_s,
             "ended_by": self._end_reason,
             "gripper_goal": gripper,
             "clients": len(self._sessions),

@@ -54,6 +54,8 @@ class UrController:
         protective, emergency: Latched stops.
         ignored: Targets that came while no program ran.
         watchdog_stops: Programs that the watchdog ended.
+        rest_after_s: From the last target that arrived until the motors stood, on the controller's clock; 0 while a
+            stream goes on.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class UrController:
         self.mode, self.runtime = MODE_RUNNING, STOPPED
         self.protective = self.emergency = False
         self._watchdog_hz, self._written_ns = 0.0, 0
+        self.rest_after_s = self._target_clock_s = 0.0
         self._rate = MOST_ACCELERATION
         self._executing = False
         self._lookahead_s = 0.1
@@ -147,6 +150,7 @@ class UrController:
                 self.doubles[int(index)] = value
         if "input_int_register_0" in names and self.ints[0] == 11 and "input_double_register_5" in names:
             if self.runtime == PLAYING:
+                self._target_clock_s, self.rest_after_s = self.clock_s, 0.0
                 self._on_target(self.doubles[:6])
             else:
                 self.ignored += 1
@@ -166,6 +170,8 @@ class UrController:
             else:
                 self._dispatch()
         self._move(scale)
+        if self._target is None and self.at_rest and not self.rest_after_s:
+            self.rest_after_s = self.clock_s - self._target_clock_s
         if self.emergency and self.at_rest:
             self.mode = MODE_POWER_OFF
         return self.position

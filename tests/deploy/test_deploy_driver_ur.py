@@ -144,6 +144,14 @@ def test_a_step_is_recorded_as_a_violation(driver, arm):
     assert arm.report()["violations"]["velocity"] >= 1
 
 
+def test_what_is_no_setpoint_is_refused_and_never_arrives(driver, arm):
+    for wrong in (np.full(7, np.nan), CARD.home_position * [1, np.inf, 1, 1, 1, 1, 1], np.zeros(6)):
+        with pytest.raises(DeployError, match="no setpoint"):
+            driver.command(Setpoint(0, wrong), 0)
+    _stream(driver, 20, amplitude=0.0)
+    assert (arm.report()["received"], arm.report()["violated"]) == (20, 0)
+
+
 def test_gripper_closes_without_a_wait_in_command(driver, arm):
     _stream(driver, 20, amplitude=0.0)
     position = driver.read().position.copy()
@@ -290,6 +298,7 @@ def test_the_watchdog_stops_the_arm_of_a_client_that_is_killed_with_its_child(ar
     before, after = _kill_in_motion(arm, everything=True)
     assert (before["watchdog_stops"], before["servoing"], before["violated"]) == (0, True, 0)
     assert (after["watchdog_stops"], after["ended_by"], after["violated"]) == (1, "watchdog", 0)
+    assert after["rest_after_s"] > 0.1
 
 
 def test_the_child_stops_the_arm_of_a_client_that_is_killed(arm):
