@@ -361,6 +361,11 @@ class ServoBusDriver(ServoMake):
             raise DeployError(explain("the bus is not connected", given=self._device, mend="connect()"))
         return self._link
 
+    @property
+    def misses(self) -> int:
+        """Requests without a whole answer since :meth:`connect`."""
+        return self._watch.misses
+
     def _ask(self) -> list[Sample] | None:
         self._asked_ns = monotonic_ns()
         try:

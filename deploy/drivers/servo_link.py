@@ -149,6 +149,8 @@ class ServoLink:
         said: Any = None
         for _ in range(TRIES):
             said = self._try(lambda: self._sdk.handler.writeTxRx(self._port, number, address, length, list(data)))
+            if said is None or said[0] != 0:
+                time.sleep(PAUSE_S)
             if self.glance(number, address, length) == list(data):
                 return
             time.sleep(PAUSE_S)

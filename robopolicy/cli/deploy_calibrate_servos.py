@@ -1,7 +1,8 @@
 """``robopolicy deploy calibrate-servos``: zero and ends of each servo of an arm, by hand, into a JSON file.
 
 The torque of every servo goes off: HOLD THE ARM. First put it into its zero pose, every joint at 0 of the card and the
-gripper closed, then move each joint from stop to stop. Return goes on. The file is what robot.driver.calibration= takes.
+gripper closed, then move each joint from stop to stop. Return goes on. The file is for robot.driver.calibration=FILE.
+device= is short for robot.driver.device=.
 
 Examples:
   robopolicy deploy calibrate-servos robot=so101 device=/dev/ttyACM0 out=so101.json
@@ -37,15 +38,15 @@ class CalibrateServosConfig:
     """Keys of ``robopolicy deploy calibrate-servos``."""
 
     robot: RobotConfig = setting("a robot of bus servos: so101, widowx, ...")
-    device: str | None = setting("serial device; null: the robot's own")
     out: str = setting("JSON file to write")
     reversed: tuple[str, ...] = setting("joints whose servo counts against the card")
 
 
 def begin(argv: Sequence[str]) -> int:
     """Measure, print, write; returns 0."""
-    config = parse(CalibrateServosConfig, "deploy_calibrate_servos", argv)
-    found = survey(config.robot, config.device, config.reversed, by_return)
+    given = [f"robot.driver.{word}" if word.startswith("device=") else word for word in argv]
+    config = parse(CalibrateServosConfig, "deploy_calibrate_servos", given)
+    found = survey(config.robot, config.reversed, by_return)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(out.name + ".part")
@@ -55,12 +56,11 @@ def begin(argv: Sequence[str]) -> int:
     return 0
 
 
-def survey(robot: RobotConfig, device: str | None, reverse: Sequence[str], wait: Wait) -> dict[str, dict[str, int]]:
+def survey(robot: RobotConfig, reverse: Sequence[str], wait: Wait) -> dict[str, dict[str, int]]:
     """Let go of the arm and measure it.
 
     Args:
         robot: Its driver is one of bus servos.
-        device: In place of the robot's own.
         reverse: See :class:`CalibrateServosConfig`.
         wait: How the person is asked to go on.
 
@@ -78,7 +78,7 @@ def survey(robot: RobotConfig, device: str | None, reverse: Sequence[str], wait:
     if not (isinstance(kind, type) and issubclass(kind, ServoBusDriver)):
         raise CommandError(explain("this robot has no bus of servos", given=robot.target, mend="robot=so101"))
     card = load_embodiment(robot.embodiment)
-    options = {**robot.driver, "calibration": "nominal"} | ({"device": device} if device else {})
+    options = {**robot.driver, "calibration": "nominal"}
     with kind(card, tick_s=card.tick_s, timeout_s=1.0, **options) as driver:
         driver.connect(fitted=False)
         wait("HOLD THE ARM: its torque goes off. Return", lambda: None)

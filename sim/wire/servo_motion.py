@@ -25,6 +25,7 @@ NOMINAL_SPAN = 1252
 """Steps between a closed and an open gripper where no calibration tells: 110 degrees."""
 STOP_TOLERANCE = 1.1
 REST = 0.02
+TINY = 1e-12  # no error at all times no limit at all is not a number
 HAND_ZERO_S, HAND_SWEEP_S = 0.8, 1.6
 
 
@@ -111,8 +112,7 @@ class ServoMotion:
         self._velocity_limit, self._acceleration_limit = self._rated_velocity.copy(), np.full(n, np.inf)
         self.torque, self._latched = np.zeros(n, bool), np.zeros(n, bool)
         self.goal, self._reference, self._speed = np.zeros(n), np.zeros(n), np.zeros(n)
-        self.torque_dropped = self.unpowered_goals = 0
-        self._still, self._let_go_ns, self._last = False, 0, None
+        self._let_go_ns = 0
         self.stand(np.array(plant.measure()[0], float))
         self.recorder.reset(self._position)
 
@@ -124,6 +124,7 @@ class ServoMotion:
         self._speed, self._latched = np.zeros_like(standing), np.zeros(len(standing), bool)
         self._position, self._velocity = standing.copy(), np.zeros_like(standing)
         self._still, self._last = False, None
+        self.torque_dropped = self.unpowered_goals = 0
 
     # -- what the tables say ----------------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class ServoMotion:
     def _follow(self, scale: float) -> None:
         active = self.torque & ~self._latched
         error = np.where(active, self.goal - self._reference, 0.0)
-        brake = np.sqrt(2.0 * self._acceleration_limit * np.abs(error), where=error != 0, out=np.zeros_like(error))
+        brake = np.sqrt(2.0 * self._acceleration_limit * np.maximum(np.abs(error), TINY))
         size = np.minimum(np.minimum(np.abs(error) / self._lag_s, brake), self._velocity_limit * scale)
         wanted = np.sign(error) * size
         slew = self._acceleration_limit * self._dt
