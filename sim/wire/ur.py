@@ -15,6 +15,7 @@ values and leaves size and type of a packet whole, as TCP's checksum would have 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class VirtualUR:
         card: Six arm joints, then at most a gripper.
         plant: What its motors move. If it has a method ``wrench() -> [6]``, that is the TCP force.
         faults: Faults in force.
-        host: Address to listen at.
+        host: Address to listen at; ``auto`` takes a loopback address where nobody listens yet.
         stream_hz: Rate at which targets are meant to come; the limits are judged at its period.
         gripper_active: Whether the gripper has been activated already.
         remote: Whether the pendant's switch is at remote control.
@@ -89,13 +90,8 @@ class VirtualUR:
         self._dashboard = Dashboard(self._controller, VERSION, remote=remote)
         self._claims, self._sessions = Claims(), dict[Peer, RtdeSession]()
         self._pressed, self._snapshot, self._end_reason = False, dict[str, Any](), ""
-        self.address: dict[str, Any] = {"address": host}
         self._ports: list[Listener] = []
-        try:
-            self._listen(host)
-        except SimulationError:
-            self.close()
-            raise
+        self.address: dict[str, Any] = {"address": self._listen(host)}
         self.reset(plant.measure()[0])
 
     def files(self) -> list[Watch]:
@@ -167,7 +163,21 @@ class VirtualUR:
             session.close()
         self._ports, self._sessions = [], {}
 
-    def _listen(self, host: str) -> None:
+    def _listen(self, host: str) -> str:
+        """Open every port. -> the address."""
+        number = os.getpid()
+        own = [f"127.{64 + number // 250 % 128}.{1 + number % 250}.{last}" for last in range(2, 34)]
+        for one in own if host == "auto" else [host]:
+            try:
+                self._open(one)
+                return one
+            except SimulationError:
+                self.close()
+                if one in (host, own[-1]):
+                    raise
+        raise AssertionError("the last one either listens or raises")
+
+    def _open(self, host: str) -> None:
         wanted = [
             (RTDE_PORT, self._new_client, self._rtde),
             (SCRIPT_PORT, _nothing, self._script),

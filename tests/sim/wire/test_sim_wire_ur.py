@@ -261,6 +261,10 @@ def test_a_taken_port_is_named():
         taken.listen(1)
         with pytest.raises(SimulationError, match=f"{HOST}:30004"):
             VirtualUR(card, KinematicPlant(card), WireFaults(), host=HOST)
+        with contextlib.closing(VirtualUR(card, KinematicPlant(card), WireFaults(), host="auto")) as first:
+            second = VirtualUR(card, KinematicPlant(card), WireFaults(), host="auto")
+            second.close()
+            assert len({HOST, first.address["address"], second.address["address"]}) == 3
     # the control: free again, and nothing was left listening
     VirtualUR(card, KinematicPlant(card), WireFaults(), host=HOST).close()
 
