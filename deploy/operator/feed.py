@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -35,9 +36,10 @@ class Recent:
         self._peak = 0.0
 
     def add(self, value: float) -> None:
-        """One more."""
-        self._values.append(value)
-        self._peak = max(self._peak, value)
+        """One more; what is not finite is no measure of anything."""
+        if math.isfinite(value):
+            self._values.append(value)
+            self._peak = max(self._peak, value)
 
     def work_out(self) -> None:
         """Quantiles of what is kept."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -133,7 +134,7 @@ class OperatorServer:
             self._bus.heartbeat.beat("operator")
             self._feed.poll()
             if self._clients:
-                live = json.dumps(self.snapshot(), allow_nan=False)
+                live = json.dumps(self.snapshot())
                 for client in self._clients:
                     client.offer(live, [])
                 if begin_s - drawn_s >= PICTURE_S and not any(job.get_name() == "draw" for job in jobs):
@@ -151,7 +152,8 @@ class OperatorServer:
     def snapshot(self) -> dict[str, Any]:
         """What is sent to every page."""
         age_ms = (monotonic_ns() - self._status_ns) / 1e6 if self._status_ns else None
-        return {**self._feed.live(), "processes": self._status, "processes_age_ms": age_ms}
+        found = {**self._feed.live(), "processes": self._status, "processes_age_ms": age_ms}
+        return {name: _finite(value) for name, value in found.items()}
 
     async def close(self) -> None:
         """Tell every page that this is the end of the run."""
@@ -275,6 +277,15 @@ class OperatorServer:
         if now_ns - self._deadman_ns <= shown_ns <= now_ns:
             self._bus.heartbeat.beat("deadman", shown_ns)
         return True
+
+
+def _finite(value: Any) -> Any:
+    """As it is, but for numbers that JSON does not know: one NaN must not make the whole page blind."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value
 
 
 def _parsed(text: str) -> dict[str, Any]:

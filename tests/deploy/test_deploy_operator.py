@@ -360,10 +360,21 @@ def test_the_dead_mans_word_is_as_old_as_what_the_person_sees(rig):
 
 
 def test_what_is_not_finite_is_shown_as_unknown(rig):
-    rig.tick(position=np.full(len(CARD.joints), np.nan), message=b"broken <b>encoder</b>")
-    feed = Feed(rig.bus, config())
-    feed.poll()
-    live = json.loads(json.dumps(feed.live(), allow_nan=False))
+    hopeless = {"remaining_s": np.inf, "velocity_step": np.nan, "seam": 1, "inference_ms": -np.inf, "accepted": 1}
+    rig.tick(position=np.full(len(CARD.joints), np.nan), message=b"broken <b>encoder</b>", **hopeless)
+
+    async def scenario(session):
+        socket = await open_live(session, rig.tokens.observe)
+        await until(socket, "live")
+        async with session.get("/api/state", headers=bearer(rig.tokens.observe)) as reply:
+            text = await reply.text()
+        await socket.close()
+        assert "NaN" not in text
+        assert "Infinity" not in text
+        return json.loads(text)
+
+    live = rig.run(scenario)
+    assert live["remaining_s"] is None
     assert live["position"] == [None] * len(CARD.joints)
     assert live["message"] == "broken <b>encoder</b>"
     assert live["setpoint"] is None  # nothing is streamed, so there is none
