@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from robopolicy.errors import DeployError, explain
 
-__all__ = ["NORMAL", "REAL", "TIMED", "Report", "ReportStream"]
+__all__ = ["NORMAL", "REAL", "TIMED", "Report", "ReportStream", "open_report"]
 
 Vector = NDArray[np.float64]
 
@@ -51,23 +51,17 @@ class ReportStream:
     """One report connection.
 
     Args:
-        address: Of the control box.
-        port: Where it listens.
+        connection: To one of the report ports; closed with this.
         kind: :data:`TIMED`, :data:`NORMAL` or :data:`REAL`.
-        timeout_s: Of the connection.
 
     Attributes:
         damaged: Reports that could not be used.
         closed: Whether the box has closed the stream, or it had to be given up.
-
-    Raises:
-        OSError: nobody listens.
     """
 
-    def __init__(self, address: str, port: int, kind: int, timeout_s: float = 1.0):
-        self._kind = kind
-        self._socket = socket.create_connection((address, port), timeout_s)
-        self._socket.setblocking(False)
+    def __init__(self, connection: socket.socket, kind: int):
+        self._kind, self._socket = kind, connection
+        connection.setblocking(False)
         self._buffer, self._count, self._size = b"", 0, 0
         self.damaged, self.closed = 0, False
         self.newest: Report | None = None
@@ -148,7 +142,7 @@ def open_report(address: str, first_port: int, kind: int) -> ReportStream:
     """
     port = first_port + kind - TIMED
     try:
-        return ReportStream(address, port, kind)
+        return ReportStream(socket.create_connection((address, port), 1.0), kind)
     except OSError as error:
         raise DeployError(
             explain(
