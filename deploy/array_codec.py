@@ -302,11 +302,9 @@ def _dtype(text: Any) -> np.dtype[Any]:
 
 
 def _scalar(dtype: np.dtype[Any], data: Any) -> np.generic:
-    types = {"b": bool, "i": int, "u": int, "f": float}
-    if type(data) is not types[dtype.kind]:
-        raise ArrayFieldsError(
-            explain(f"the data of a {dtype.str} scalar", given=type(data).__name__, allowed=types[dtype.kind].__name__)
-        )
+    given, allowed = type(data).__name__, {"b": "bool", "i": "int", "u": "int", "f": "float"}[dtype.kind]
+    if given != allowed:
+        raise ArrayFieldsError(explain(f"the data of a {dtype.str} scalar", given=given, allowed=allowed))
     if dtype.kind in "iu" and not np.iinfo(dtype).min <= data <= np.iinfo(dtype).max:
         raise FrameValueError(explain("the dtype cannot hold the number", given=shown(data), allowed=dtype.str))
     with np.errstate(over="ignore"):

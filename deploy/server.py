@@ -178,7 +178,8 @@ class PolicyServer:
         turn = loop.run_in_executor(pool, self._infer, frame, time.monotonic(), previous_ms)
         left = loop.create_task(connection.wait_closed())
         try:
-            await asyncio.wait({turn, left}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {turn, left}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             return turn.result() if turn.done() else None
         finally:
             turn.cancel()

@@ -190,8 +190,8 @@ def _looked_up(flat: Mapping[str, Any], key: str, keys: Mapping[str, tuple[str, 
     choices = keys.get(key, ())
     for choice in choices:
         parts = [part.strip() for part in choice.split("+")]
-        values = [flat.get(part) for part in parts]
-        if all(isinstance(value, np.ndarray) and value.ndim for value in values):
+        values = [value for part in parts if isinstance(value := flat.get(part), np.ndarray) and value.ndim]
+        if len(values) == len(parts):
             try:
                 return values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
             except ValueError as error:
