@@ -69,7 +69,7 @@ class Browser:
         """What stands in an element."""
         return self.run(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''")
 
-    def wait(self, expression: str, *, timeout_s: float = 20.0, during: Callable[[], None] | None = None) -> Any:
+    def wait(self, expression: str, *, timeout_s: float = 60.0, during: Callable[[], None] | None = None) -> Any:
         """Poll until an expression is true. -> its value."""
         until = time.monotonic() + timeout_s
         while not (value := self.run(expression)):
