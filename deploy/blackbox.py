@@ -45,9 +45,9 @@ def binary_channel(topic: str, dtype: np.dtype[Any]) -> Channel:
     return Channel(topic, STRUCT_ENCODING, (name, DTYPE_ENCODING, describe_dtype(dtype).encode()))
 
 
-def json_channel(topic: str, schema: str = "", **properties: Any) -> Channel:
-    """JSON objects; ``properties`` are those of the JSON schema."""
-    text = json.dumps({"type": "object", "properties": properties})
+def json_channel(topic: str, properties: Mapping[str, Any], schema: str = "") -> Channel:
+    """JSON objects; ``properties`` are those of the JSON schema, ``schema`` is its name."""
+    text = json.dumps({"type": "object", "properties": dict(properties)})
     return Channel(topic, "json", (schema or "robopolicy." + topic.strip("/"), "jsonschema", text.encode()))
 
 
@@ -96,8 +96,8 @@ class BlackBoxFile:
         self.flush()
 
     @property
-    def bytes(self) -> int:
-        """Written so far."""
+    def size(self) -> int:
+        """Bytes written so far."""
         return self._stream.tell()
 
     def add(self, channel: Channel, log_ns: int, data: bytes, number: int) -> None:

@@ -28,35 +28,34 @@ __all__ = [
     "state_json",
 ]
 
-_NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
-_VECTOR = {"type": "array", "items": {"type": ["number", "null"]}}
+_NUMBER: dict[str, Any] = {"type": "number"}
+_TEXT: dict[str, Any] = {"type": "string"}
+_VECTOR: dict[str, Any] = {"type": "array", "items": {"type": ["number", "null"]}}
 
 STATE = json_channel(
     "/state",
-    **dict.fromkeys(("t_ns", "tick", "epoch", "late_ms", "work_ms", "velocity_step", "remaining_s"), _NUMBER),
-    **dict.fromkeys(("state", "mode", "reason", "message"), _TEXT),
-    **dict.fromkeys(("position", "velocity", "setpoint"), _VECTOR),
-    verdict={"type": "array", "items": _TEXT},
+    dict.fromkeys(("t_ns", "tick", "epoch", "late_ms", "work_ms", "velocity_step", "remaining_s"), _NUMBER)
+    | dict.fromkeys(("state", "mode", "reason", "message"), _TEXT)
+    | dict.fromkeys(("position", "velocity", "setpoint"), _VECTOR)
+    | {"verdict": {"type": "array", "items": _TEXT}},
 )
 CHUNK = json_channel(
-    "/chunk", **dict.fromkeys(("t_obs_ns", "t_made_ns", "inference_ms"), _NUMBER), values={"type": "array"}
+    "/chunk", dict.fromkeys(("t_obs_ns", "t_made_ns", "inference_ms"), _NUMBER) | {"values": {"type": "array"}}
 )
-EVENT = json_channel("/event", number=_NUMBER, t_ns=_NUMBER, event=_TEXT)
-REPORT = json_channel("/report")
-LOST = json_channel("/lost", ring=_TEXT, lost=_NUMBER)
+EVENT = json_channel("/event", {"number": _NUMBER, "t_ns": _NUMBER, "event": _TEXT})
+REPORT = json_channel("/report", {})
+LOST = json_channel("/lost", {"ring": _TEXT, "lost": _NUMBER})
 
 
 def camera_channel(name: str) -> Channel:
     """Frames of one camera in Foxglove's form of compressed images."""
-    stamp = {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
-    return json_channel(
-        f"/camera/{name}",
-        "foxglove.CompressedImage",
-        timestamp=stamp,
-        frame_id=_TEXT,
-        data={"type": "string", "contentEncoding": "base64"},
-        format=_TEXT,
-    )
+    properties = {
+        "timestamp": {"type": "object", "properties": dict.fromkeys(("sec", "nsec"), {"type": "integer"})},
+        "frame_id": _TEXT,
+        "data": {"type": "string", "contentEncoding": "base64"},
+        "format": _TEXT,
+    }
+    return json_channel(f"/camera/{name}", properties, "foxglove.CompressedImage")
 
 
 def plain(value: Any) -> Any:

@@ -192,7 +192,7 @@ class Logger:
         if self.file is None:
             return
         self._try(self.file.flush)
-        if self.file is not None and self.file.bytes > self._most_bytes / FILES:
+        if self.file is not None and self.file.size > self._most_bytes / FILES:
             self._try(self.file.close)
             if self.file is not None:
                 self._open()
@@ -266,7 +266,7 @@ class Logger:
         record["files"], record["dumps"] = self._files, self._dumps
         record["message"] = self.message.encode("utf-8", "replace")[:TEXT_BYTES]
         if self.file is not None:
-            record["bytes"], record["records"] = self.file.bytes, self.file.messages
+            record["bytes"], record["records"] = self.file.size, self.file.messages
             record["file"] = self.file.path.name.encode()[:TEXT_BYTES]
         ring.write(record)
 

@@ -185,8 +185,9 @@ class _RecordedEvents:
         event = self._inputs.events.get(number & 0xFFFFFFFF)
         if event is None:
             raise _missing(self._inputs, f"event {number}")
-        record: np.void = np.array((0, event), EVENT)[()]
-        return record
+        record: Any = np.array((0, event), EVENT)
+        found: np.void = record[()]
+        return found
 
 
 class _RecordedHeartbeat:

@@ -112,7 +112,7 @@ class Motion:
 
     def about(self, span: RunningSpan) -> dict[str, Any]:
         """Where a stretch lies, and how it ended."""
-        found = {"ticks": [int(self.tape["tick"][i]) for i in (span.start, span.stop - 1)]}
+        found: dict[str, Any] = {"ticks": [int(self.tape["tick"][i]) for i in (span.start, span.stop - 1)]}
         found["epoch"] = int(self.state["epoch"][span.start])
         if self.has_frames:
             near = int(np.abs(self.frames["time_ns"] - self.tape["t_ns"][span.start]).argmin())

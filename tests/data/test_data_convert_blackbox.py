@@ -193,7 +193,7 @@ def test_a_cut_file_gives_what_is_there_and_says_so(tmp_path):
     writer = Writer(tmp_path / "run.mcap")
     writer.span(State.RUNNING, 2.0)
     writer.file.flush()
-    flushed = writer.file.bytes
+    flushed = writer.file.size
     writer.span(State.RUNNING, 2.0)
     writer.file.flush()
     writer.file.abandon()
