@@ -50,7 +50,7 @@ LOST = json_channel("/lost", {"ring": _TEXT, "lost": _NUMBER})
 def camera_channel(name: str) -> Channel:
     """Frames of one camera in Foxglove's form of compressed images."""
     properties = {
-        "timestamp": {"type": "object", "properties": dict.fromkeys(("sec", "nsec"), {"type": "integer"})},
+        "timestamp": {"type": "object", "properties": {key: {"type": "integer"} for key in ("sec", "nsec")}},
         "frame_id": _TEXT,
         "data": {"type": "string", "contentEncoding": "base64"},
         "format": _TEXT,

@@ -199,7 +199,7 @@ def test_kill_9_in_the_middle_of_writing_loses_one_chunk_at_most(feed):
         assert seen == list(range(seen[0], seen[-1] + 1))
         flushed = max(flushed, seen[-1])
     log = BlackBoxLog(find_logs(feed.folder))
-    numbers = log.records("/binary/tape")["tick"]
+    numbers = log.records("/binary/state")["tick"]
     # the rings were deep enough: the files together have every tick up to the last flush, however often it died
     assert numbers.tolist() == list(range(1, len(numbers) + 1))
     assert numbers[-1] >= flushed
