@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -43,7 +46,9 @@ class Browser:
         self._loop = asyncio.new_event_loop()
         self._number = 0
         command = [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             self._loop.run_until_complete(self._connect())
             for domain in ("Page", "Runtime", "Log", "Network"):
@@ -114,13 +119,16 @@ class Browser:
 
     def close(self) -> None:
         """End the browser."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5.0)
+        # Its helpers outlive it for a moment and still write into the profile: wait until the whole group is gone.
+        until = time.monotonic() + 10.0
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < until:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.poll()
+                time.sleep(0.02)
         if hasattr(self, "_session"):
             self._loop.run_until_complete(self._session.close())
         self._loop.close()
