@@ -123,7 +123,7 @@ def require_plausible(position: Sequence[float]) -> None:
     )
 
 
-def require_setpoint(position: NDArray[np.float64], joints: int) -> None:
+def require_setpoint(position: NDArray[np.floating[Any]], joints: int) -> None:
     """Refuse what is no setpoint.
 
     Raises:

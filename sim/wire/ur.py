@@ -222,31 +222,11 @@ class VirtualUR:
         return full
 
     def _values(self, position: np.ndarray, velocity: np.ndarray) -> dict[str, Any]:
-        controller = self._controller
-        stopped = controller.protective or controller.emergency
-        values: dict[str, Any] = {
-            "timestamp": controller.clock_s,
-            "actual_q": position[:JOINTS].tolist(),
-            "actual_qd": velocity[:JOINTS].tolist(),
-            "target_q": controller.position.tolist(),
-            "target_qd": controller.velocity.tolist(),
-            "robot_mode": controller.mode,
-            "safety_mode": (7 if controller.emergency else 3) if stopped else 1,
-            "safety_status": (7 if controller.emergency else 3) if stopped else 1,
-            "joint_mode": [253] * JOINTS,
-            "runtime_state": controller.runtime,
-            "robot_status_bits": (controller.mode >= 5) | (controller.runtime == PLAYING) << 1,
-            "safety_status_bits": controller.safety_bits,
-            "target_speed_fraction": self.faults.speed_scale,
-            "speed_scaling": 1.0,
-            "actual_main_voltage": 48.0,
-            "actual_robot_voltage": 48.0,
-            "joint_temperatures": [30.0] * JOINTS,
-        }
+        values = self._controller.outputs(self.faults.speed_scale)
+        values["actual_q"], values["actual_qd"] = position[:JOINTS].tolist(), velocity[:JOINTS].tolist()
         wrench = getattr(self.plant, "wrench", None)
         if wrench is not None:
             values["actual_TCP_force"] = values["ft_raw_wrench"] = [float(v) for v in wrench()]
-        values |= {f"output_int_register_{i}": v for i, v in enumerate(controller.out_ints) if v}
         return values
 
     def _publish(self, now_ns: int) -> None:

@@ -32,6 +32,7 @@ NORMAL, PROTECTIVE, EMERGENCY = 1 << 0, 1 << 2, (1 << 6) | (1 << 7)
 """Safety status bits; bit 10 says that the robot stands because of one of them."""
 SAFETY_STOPPED = 1 << 10
 READY, DONE = 1, 2
+JOINTS_RUNNING, JOINTS_WARM = (253,) * 6, (30.0,) * 6
 MOST_ACCELERATION = 40.0
 """rad/s^2, UR's documented maximum of servo motion."""
 
@@ -175,6 +176,29 @@ class UrController:
         if self.emergency and self.at_rest:
             self.mode = MODE_POWER_OFF
         return self.position
+
+    def outputs(self, scale: float) -> dict[str, Any]:
+        """RTDE output variables that are the controller's own; ``scale`` is the speed slider."""
+        stop = (7 if self.emergency else 3) if self.emergency or self.protective else 1
+        values: dict[str, Any] = {
+            "timestamp": self.clock_s,
+            "target_q": self.position.tolist(),
+            "target_qd": self.velocity.tolist(),
+            "robot_mode": self.mode,
+            "joint_mode": JOINTS_RUNNING,
+            "safety_mode": stop,
+            "safety_status": stop,
+            "safety_status_bits": self.safety_bits,
+            "robot_status_bits": int(self.mode >= MODE_IDLE) | int(self.runtime == PLAYING) << 1,
+            "runtime_state": self.runtime,
+            "target_speed_fraction": scale,
+            "speed_scaling": 1.0,
+            "actual_main_voltage": 48.0,
+            "actual_robot_voltage": 48.0,
+            "joint_temperatures": JOINTS_WARM,
+        }
+        values["output_int_register_0"] = self.out_ints[0]
+        return values
 
     def _dispatch(self) -> None:
         command = self.ints[0]

@@ -263,7 +263,7 @@ def test_dashboard_stop_from_another_process(driver, arm):
     assert (report["playing"], report["ended_by"]) == (False, "dashboard")
     assert not faults[0]
     driver.stop()
-    assert not driver.read().fault
+    _until(lambda: not driver.read().fault)
     driver.enable()
     _stream(driver, 20, amplitude=0.0)
     assert arm.report()["playing"]
