@@ -43,10 +43,11 @@ class Loop:
 
     def __init__(self, robot: Any, library: Any, line: socket.socket, settings: dict[str, Any]):
         self._robot, self._library, self._line = robot, library, line
-        self._spline = KnotSpline(
-            settings["tick_s"], np.array(settings["max_acceleration"]), np.array(settings["max_jerk"])
-        )
-        self._clock = RobotClock(settings["longest_ratio"])
+        # the brake is played by a clock that may be faster than the robot's
+        ratio = settings["longest_ratio"]
+        acceleration, jerk = np.array(settings["max_acceleration"]), np.array(settings["max_jerk"])
+        self._spline = KnotSpline(settings["tick_s"], acceleration / ratio**2, jerk / ratio**3)
+        self._clock = RobotClock(ratio)
         self._publish_ns, self._published_ns = round(settings["publish_s"] * 1e9), 0
         self._wants_control = self._finishing = self.ended = False
         self._fault, self._lost = False, 0

@@ -30,10 +30,12 @@ class KnotSpline:
 
     Attributes:
         dry: Whether the setpoints ended in motion; they are ignored until :meth:`begin`.
+        at_rest: Whether what was played last stands.
     """
 
     def __init__(self, tick_s: float, max_acceleration: Vector, max_jerk: Vector):
         self._tick_s = tick_s
+        self._time_s = -math.inf
         self._drop = np.minimum(max_acceleration, max_jerk * tick_s) * tick_s**2
         self.begin(np.zeros_like(max_acceleration))
 
@@ -42,40 +44,49 @@ class KnotSpline:
         self._knots: dict[int, Vector] = {}
         self._standing = np.array(standing, float)
         self._zero_s: float | None = None
-        self._last = -1
+        # newest knot, newest of them that was sent, and newest that has been played with
+        self._last = self._sent = self._used = -1
         self.dry = self._braking = False
+        self.at_rest = True
 
     def put(self, time_s: float, position: Vector) -> bool:
         """Take the setpoint to be reached at ``time_s``. -> whether it is part of the stream."""
         if self.dry or self._braking or len(self._knots) >= MOST_KNOTS:
             return False
         if self._zero_s is None:
-            self._zero_s, self._last = time_s, -1
+            if time_s < self._time_s + 2 * self._tick_s:
+                return bool(np.abs(position - self._standing).max() < REST)
+            self._zero_s, self._last, self._sent, self._used = time_s, -1, -1, -1
         number = round((time_s - self._zero_s) / self._tick_s)
-        if number != self._last + 1:
+        if number <= self._sent or number - self._sent > MOST_KNOTS:
             return False
-        self._knots[number], self._last = position, number
+        held = self._knot(self._last)
+        if number != self._sent + 1 or number <= self._used:
+            # late or after a hole: harmless only where the arm stands, and is to stand for as long as it has been late
+            stands = np.abs(held - self._knot(self._last - 1)).max() < REST
+            if not stands or (number <= self._used and np.abs(position - held).max() > REST):
+                return False
+        for missing in range(self._last + 1, number):
+            self._knots[missing] = held
+        self._knots[number], self._sent, self._last = position, number, max(self._last, number)
         return True
 
     def end(self) -> None:
         """The stream ends on purpose: brake from what must still be played, then stand."""
         self._braking = True
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether the last two setpoints were the same, or there were none."""
-        if self._zero_s is None:
-            return True
-        return bool(np.abs(self._knot(self._last) - self._knot(self._last - 1)).max() < REST)
-
     def at(self, time_s: float) -> Vector:
         """[J] at a time that never goes back."""
+        self._time_s = time_s
         if self._zero_s is None:
             return self._standing.copy()
         x = (time_s - self._zero_s) / self._tick_s
         if x < -2.0:
+            if self._braking:
+                self._settle(self._standing)
             return self._standing.copy()
         i = math.floor(x)
+        self._used = i + 2
         if self._braking:
             # what lies beyond the present span is forgotten; the brake begins there
             for number in [n for n in self._knots if n > i + 2]:
@@ -87,11 +98,13 @@ class KnotSpline:
         p0, p1, p2, p3 = (self._knot(i + k) for k in (-1, 0, 1, 2))
         for number in [n for n in self._knots if n < i - 2]:
             self._standing = self._knots.pop(number)
+        self.at_rest = bool(max(np.abs(p - p0).max() for p in (p1, p2, p3)) < REST)
+        if self.at_rest and (i > self._sent + 1 or self._braking):
+            self._settle(p3)
+            return p3.copy()
         b0, b3 = (1 - u) ** 3, u**3
         b1, b2 = 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1
         value: Vector = (b0 * p0 + b1 * p1 + b2 * p2 + b3 * p3) / 6.0
-        if self.at_rest and i - 2 > self._last - 3 and np.abs(value - self._knot(self._last)).max() < REST:
-            self._settle()
         return value
 
     def _knot(self, number: int) -> Vector:
@@ -106,9 +119,9 @@ class KnotSpline:
         self._last += 1
         self._knots[self._last] = newest + slower
 
-    def _settle(self) -> None:
+    def _settle(self, standing: Vector) -> None:
         """Stands: the next stream may begin at any time."""
-        dry, standing = self.dry, self._knot(self._last).copy()
+        dry = self.dry
         self.begin(standing)
         self.dry = dry
 
