@@ -70,6 +70,7 @@ class Monitor:
         self.first_ns = self.last_ns = 0
         self.success_once = self.success_at_end = False
         self.visited: list[str] = []
+        self.transitions: list[dict[str, Any]] = []
         self.stopping_ticks = 0
 
     def poll(self) -> None:
@@ -88,6 +89,8 @@ class Monitor:
         state = State(int(record["state"]))
         if not self.visited or self.visited[-1] != state.name:
             self.visited.append(state.name)
+            times = {"t_ns": int(record["t_ns"]), "t_robot_ns": int(record["t_robot_ns"])}
+            self.transitions.append({"state": state.name, "reason": REASONS[int(record["reason"])], **times})
         self.stopping_ticks += state is State.STOPPING
         if bool(record["accepted"]):
             self.chunks += 1
@@ -164,5 +167,6 @@ class Monitor:
             "success_once": self.success_once,
             "success_at_end": self.success_at_end,
             "visited": self.visited,
+            "transitions": self.transitions[-64:],
             "lost_records": self.lost,
         }

@@ -20,6 +20,8 @@ from robopolicy.errors import ConfigError, explain
 __all__ = ["Arrivals", "Pace"]
 
 SLOWEST = 0.3
+CREEP = 0.02
+"""Rate beside a robot that has slowed itself down to nothing: time has to go on, if only to brake."""
 SLEW_PER_S = 2.0
 """Change of the rate per second: from full speed to the slowest in a third of a second."""
 MOST_KNOTS = 4096
@@ -57,7 +59,7 @@ class Pace:
             wanted: Rate asked for, kept between ``slowest`` and 1 and approached smoothly.
             scale: What the controller does of it, 0..1 (:class:`robopolicy.protocols.SpeedScaled`).
         """
-        goal = min(max(wanted, self._slowest), 1.0) * min(max(scale, 0.0), 1.0)
+        goal = min(max(wanted, self._slowest), 1.0) * min(max(scale, CREEP), 1.0)
         step = SLEW_PER_S * self._tick_s
         self.rate += min(max(goal - self.rate, -step), step)
         if self.rate < 1.0:

@@ -162,7 +162,21 @@ class Bench:
         self.daemon: Daemon | None = None
 
     def swing(self) -> None:
-        """Whatever happened, bring the arm into motion, with a new daemon if it must be."""
+        """Whatever happened, bring the arm into motion, with a new daemon if it must be; three attempts.
+
+        Raises:
+            DeployError: it does not move.
+        """
+        for attempt in range(3):
+            try:
+                return self._swing()
+            except DeployError:
+                if attempt == 2:
+                    raise
+                if attempt:
+                    self.end()
+
+    def _swing(self) -> None:
         self.fault_file.write_text("")
         self.box.fault(**CLEAR)
         self.box.recover()
