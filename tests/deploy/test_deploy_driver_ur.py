@@ -122,6 +122,7 @@ def test_it_is_what_the_daemon_wants(driver):
 def test_five_hundred_setpoints_arrive_within_limits_and_the_arm_follows(driver, arm):
     seen = []
     start = _stream(driver, 500, each=lambda state: seen.append(state.position[:6] - CARD.home_position[:6]))
+    _until(lambda: arm.report()["received"] >= 500)
     report = arm.report()
     assert (report["received"], report["streams"], report["ignored"]) == (500, 1, 0)
     assert driver.sent == 500
@@ -149,6 +150,7 @@ def test_what_is_no_setpoint_is_refused_and_never_arrives(driver, arm):
         with pytest.raises(DeployError, match="no setpoint"):
             driver.command(Setpoint(0, wrong), 0)
     _stream(driver, 20, amplitude=0.0)
+    _until(lambda: arm.report()["received"] >= 20)
     assert (arm.report()["received"], arm.report()["violated"]) == (20, 0)
 
 
