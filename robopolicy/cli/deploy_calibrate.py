@@ -20,7 +20,7 @@ from robopolicy.config import setting, to_dict
 from robopolicy.control.config import ControlConfig
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
 
-__all__ = ["CalibrateConfig", "begin"]
+__all__ = ["CONFIG", "CalibrateConfig", "begin"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class CalibrateConfig:
     move: bool | None = setting("turn the tool by three degrees; null: only on a simulated robot")
     cameras: tuple[str, ...] | None = setting("cameras to stream; null: those that the policy reads")
     control: ControlConfig = setting("settings of the executor")
+
+
+CONFIG = CalibrateConfig
 
 
 def begin(argv: Sequence[str]) -> int:

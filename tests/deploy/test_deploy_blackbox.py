@@ -142,7 +142,7 @@ class Feed:
             stderr=subprocess.DEVNULL,
         )
 
-    def write(self, n=10):
+    def write(self, n=3):
         rng = np.random.default_rng(self.tick)
         for _ in range(n):
             self.tick += 1
