@@ -97,7 +97,7 @@ class Loop:
             if self._finishing:
                 self._spline.end()
             wanted = self._spline.at(self._clock.advance(cycle_s, monotonic_ns() / 1e9))
-            self._fault = self._fault or self._spline.dry
+            self._fault = self._fault or (self._spline.dry and not self._finishing)
             command = library.JointPositions(wanted.tolist())
             done = (self._finishing or self._spline.dry) and self._spline.at_rest
             command.motion_finished = done

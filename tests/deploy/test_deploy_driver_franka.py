@@ -338,7 +338,11 @@ def test_a_stream_that_runs_dry_is_a_fault(arm, rig):
     arm.enable()
     stream(arm, lambda k: sine(k, 0.2, 200), 60)
     assert wait(lambda: arm.read().fault)
+    arm.stop()
+    arm.read()
+    assert wait(lambda: not arm.read().fault), "a stop ends the fault, also while it still brakes"
     assert wait(lambda: not controlling(arm)), "it has braked and given control back"
+    assert not arm.read().fault
     found, times = rig.commands()
     assert np.abs(found[-1] - found[-2]).max() < 1e-5
     violations, worst = judged(found, times_s=times)
