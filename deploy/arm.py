@@ -361,7 +361,7 @@ class Arm:
         flags = FLAG_RUNNING if self.state is State.RUNNING else 0
         self._driver.flags = flags | (FLAG_MOVING if self.state is not State.HOLD else 0)
         if not self._buffered or late_ns < self._lookahead_ns:
-            self._driver.command(Setpoint(due_ns + self._lookahead_ns, tick.setpoint.position), due_ns + late_ns)
+            self._send(Setpoint(due_ns + self._lookahead_ns, tick.setpoint.position), due_ns + late_ns)
         position = np.asarray(tick.setpoint.position, float)
         step = np.zeros_like(self._step) if self._command is None else (position - self._command) / self._tick_s
         self._velocity_step = float((np.abs(step - self._step) / (self._acceleration * self._tick_s)).max())
@@ -369,6 +369,14 @@ class Arm:
         self._command, self._step = position.copy(), step
         self._compare(tick)
         return tick
+
+    def _send(self, setpoint: Setpoint, now_ns: int) -> None:
+        """To the robot. One that does not get there is lost for good: what follows it would be a jump."""
+        try:
+            self._driver.command(setpoint, now_ns)
+        except DeployError as error:
+            self._message = str(error)
+            self.event("robot_lost", now_ns)
 
     def _compare(self, tick: Tick) -> None:
         """Commanded against measured; a fault of the limiter follows with the next tick."""

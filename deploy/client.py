@@ -95,6 +95,8 @@ class PolicyClient:
             self._obs_id += 1
             frame = pack({**observation, OBS_ID: self._obs_id}, self._limits)
             left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineError(explain("the observation was not packed in time", given=f"{len(frame)} bytes"))
             return self._run(self._ask(frame, self._obs_id, left_s), left_s)
         finally:
             self._turn.release()

@@ -30,7 +30,7 @@ class Daemon:
     """
 
     def __init__(self, run_dir: str | Path, config: DaemonConfig):
-        self.run_dir = Path(run_dir)
+        self.run_dir, self.config = Path(run_dir), config
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_daemon(config, self.run_dir)
         (self.run_dir / SOCKET_NAME).unlink(missing_ok=True)

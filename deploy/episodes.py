@@ -110,10 +110,17 @@ def set_scene(daemon: Daemon, split: str, index: int) -> dict[str, Any]:
         daemon.send("disable", "ARMED")
     elif state in ("FAULT", "ESTOP"):
         daemon.send("arm", "ARMED")
+    wired = bool(daemon.config.robot.wire)
+    if wired:
+        # No arm jumps from scene to scene: a driver that watches its servos would bring it back.
+        daemon.send("disconnect", "OFFLINE")
     number = daemon.request("reset_scene", split=split, index=index)["order"]
     status = daemon.wait(lambda s: s["report"]["done"] >= number, what=f"scene {split} {index}", timeout_s=30.0)
     if status["report"]["failed"]:
         raise DeployError(status["report"]["message"])
+    if wired:
+        daemon.send("connect", "CONNECTED", timeout_s=20.0)
+        daemon.send("arm", "ARMED")
     daemon.request("begin_episode")
     daemon.send("enable", "HOLD")
     report: dict[str, Any] = status["report"]

@@ -58,6 +58,7 @@ class PolicyServer:
         MissingDependencyError: websockets or msgpack is not installed.
 
     Attributes:
+        clients: Connected now.
         answered: Replies sent since the start.
         refused: Requests answered with an error.
     """
@@ -68,8 +69,7 @@ class PolicyServer:
         self._tls = self._config.tls()
         self._spec = policy.spec
         self._metadata = pack(metadata_of(policy), self._config.limits)
-        self._clients = 0
-        self.answered = self.refused = 0
+        self.clients = self.answered = self.refused = 0
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[str], None] = lambda url: None) -> None:
         """Warm up, listen, and serve until ``stop`` is set.
@@ -136,15 +136,15 @@ class PolicyServer:
             if len(shown) != 1 or not hmac.compare_digest(shown[0].encode(), expected.encode()):
                 LOG.warning("%s refused: wrong or missing token", _peer(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Api-Key TOKEN\n")
-        if self._clients >= self._config.max_clients:
-            LOG.warning("%s refused: %d clients already", _peer(connection), self._clients)
+        if self.clients >= self._config.max_clients:
+            LOG.warning("%s refused: %d clients already", _peer(connection), self.clients)
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
         return None
 
     async def _converse(self, connection: ServerConnection, pool: ThreadPoolExecutor) -> None:
         from websockets.exceptions import ConnectionClosed
 
-        self._clients += 1
+        self.clients += 1
         LOG.info("%s connected", _peer(connection))
         try:
             await connection.send(self._metadata)
@@ -165,7 +165,7 @@ class PolicyServer:
         except ConnectionClosed:
             pass
         finally:
-            self._clients -= 1
+            self.clients -= 1
             LOG.info("%s gone", _peer(connection))
 
     async def _answer(

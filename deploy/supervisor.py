@@ -161,7 +161,7 @@ class Supervisor:
         if "robot" not in self._modules:
             raise DeployError(explain("only a simulated robot can set up a scene", given=self._config.robot.target))
         state = self.monitor.state()["state"]
-        if state not in ("CONNECTED", "ARMED", "FAULT", "ESTOP"):
+        if state not in ("OFFLINE", "CONNECTED", "ARMED", "FAULT", "ESTOP"):
             raise DeployError(
                 explain("a scene is set up while nothing is streamed", given=state, mend="send disable first")
             )

@@ -31,7 +31,9 @@ class MujocoPlant:
         if cameras:
             choose_backend()
         if rate_hz is not None:
-            card = dataclasses.replace(card, setpoint_hz=rate_hz)
+            # whoever asks for frames counts them himself, so the control rate only has to divide this one
+            control_hz = rate_hz / max(1, round(rate_hz / card.control_hz))
+            card = dataclasses.replace(card, setpoint_hz=rate_hz, control_hz=control_hz)
         self._env, self._cameras = Env(task, card), cameras
         self.horizon = self._env.task.horizon
         self.initial_state = list(self._env.initial_state.values())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.protocols import Policy, PolicySpec
-from robopolicy.sim.task import load_task
+from robopolicy.sim.env import Env
 from robopolicy.types import ActionChunk, Observation
 
 __all__ = ["PatientExpert", "expert"]
@@ -45,4 +44,6 @@ class PatientExpert:
 
 def expert(embodiment: Embodiment, task: str = "pick_place") -> Policy:
     """The scripted expert of a task, which reads the privileged state only."""
-    return PatientExpert(load_task(task, embodiment.name).expert(SimpleNamespace(embodiment=embodiment)))  # type: ignore[arg-type]
+    # a scene of its own: experts in joint space plan on the kinematics of the model
+    env = Env(task, embodiment)
+    return PatientExpert(env.task.expert(env))

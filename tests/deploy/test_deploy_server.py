@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -233,7 +232,7 @@ def test_the_request_of_a_client_that_has_left_is_not_carried_out():
         leaving.close()
         staying, _ = opened(running.url)
         staying.send(pack(message(seed=2)))
-        time.sleep(0.1)
+        until(lambda: running.server.clients == 2, "the departure")
         policy.gate.set()
         assert unpack(staying.recv(20))["robopolicy/obs_id"] == 7
         busy.close()
