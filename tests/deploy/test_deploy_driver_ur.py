@@ -331,7 +331,8 @@ def test_late_lost_and_damaged_packets_never_become_a_pose_that_is_not_true(driv
         state = driver.read()
         assert np.isfinite(state.position).all()
         worst.append(np.abs(state.position[:6]).max())
-        driver.command(Setpoint(0, home), 0)
+        with contextlib.suppress(DeployError):  # a damaged packet may say that the program has ended
+            driver.command(Setpoint(0, home), 0)
         time.sleep(TICK_S)
     arm.fault(drop=0.0, delay_s=0.0, corrupt=0.0)
     _until(lambda: np.abs(driver.read().position[:6] - home[:6]).max() < 1e-3)
@@ -358,7 +359,8 @@ def test_an_arm_without_power_is_powered_by_enable_and_lost_power_is_a_fault(dri
     _stream(driver, 50, amplitude=0.0)
     with contextlib.closing(DashboardLine(HOST)) as line:
         line.ask("power off")
-    _stream(driver, 20, amplitude=0.0)
+    with contextlib.suppress(DeployError):
+        _stream(driver, 20, amplitude=0.0)
     _until(lambda: driver.read().fault)
     assert not arm.report()["powered"]
     driver.stop()
