@@ -15,6 +15,7 @@ feeds nothing, so one that takes longer than the watchdog's period ends the prog
 from __future__ import annotations
 
 import contextlib
+import time
 from operator import gt
 from types import TracebackType
 from typing import Any, Self
@@ -153,7 +154,10 @@ class URDriver:
         control.call(WATCHDOG, self._options.watchdog_hz, deadline_s=2 * CALL_S)
         self._fed_ns = monotonic_ns()
         self._enabled = True
-        self.read()
+        # no stream may begin before the state says that somebody listens
+        until_ns = monotonic_ns() + round(PLAY_S * 1e9)
+        while self.read() is not None and self._runtime != PLAYING and monotonic_ns() < until_ns:
+            time.sleep(self._tick_s)
 
     def read(self) -> RobotState:
         """Newest measured state.
