@@ -41,7 +41,7 @@ __all__ = [
     "width",
 ]
 
-Vector = NDArray[np.float64]
+Vector = NDArray[np.floating]
 
 METHODS = ("connect", "enable", "read", "command", "hold", "stop", "close", "__enter__", "__exit__")
 HEAVY = ("torch", "mujoco", "zarr")

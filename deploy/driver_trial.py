@@ -17,7 +17,7 @@ from robopolicy.types import RobotState, Setpoint
 
 __all__ = ["Finding", "RuleBroken", "Trial", "Witness"]
 
-Vector = NDArray[np.float64]
+Vector = NDArray[np.floating]
 LOOKAHEAD = 6
 
 

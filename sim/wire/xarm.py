@@ -8,10 +8,7 @@ no watchdog. Poses and torques of the reports are zero; the rates of the reports
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment
-from robopolicy.errors import SimulationError, explain
 from robopolicy.sim.plant import Plant
 from robopolicy.sim.wire import xarm_frames as frames
 from robopolicy.sim.wire.box import Watch, monotonic_ns
@@ -27,12 +23,12 @@ from robopolicy.sim.wire.faults import WireFaults
 from robopolicy.sim.wire.recorder import WireRecorder
 from robopolicy.sim.wire.xarm_frames import Function, Request
 from robopolicy.sim.wire.xarm_gripper import GripperRegisters
+from robopolicy.sim.wire.xarm_ports import COMMAND_PORT, Client, Ports
 
 __all__ = ["VirtualXArm"]
 
 Vector = NDArray[np.float64]
 
-COMMAND_PORT = 502
 MOVING, STANDBY, PAUSED, STOPPED, CHANGED = 1, 2, 3, 4, 5
 """States as the vendor numbers them; CHANGED asks for ``set_state(0)`` after a change of mode."""
 SERVO_MODE = 1
@@ -41,17 +37,6 @@ EMERGENCY, COLLISION, TOO_FAST, TOO_FAST_TIP = 1, 31, 24, 60
 BIT_ERROR, BIT_WARNING, BIT_NOT_READY, BIT_INVALID = 0x40, 0x20, 0x10, 0x08
 REACH_S = 0.05
 TIP_WINDOW = 13
-FREE_ADDRESSES = [f"127.42.{i}.{j}" for i in range(1, 21) for j in range(1, 251)]
-
-
-class _Client:
-    """One connection and what still has to go out on it."""
-
-    def __init__(self, connection: socket.socket):
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket, self.buffer = connection, b""
-        self.queue: deque[tuple[int, bytes]] = deque()
 
 
 class VirtualXArm:
@@ -74,6 +59,8 @@ class VirtualXArm:
     """
 
     period_s = 0.004
+    _powered: bool
+    _error: int
 
     def __init__(
         self,
@@ -106,15 +93,8 @@ class VirtualXArm:
             frames.REPORT_NORMAL: max(round(0.2 / self.period_s), 1),
             frames.REPORT_REAL: max(round(1.0 / report_hz / self.period_s), 1),
         }
-        self._listeners = _listen(address, port, report_port)
-        host, bound = self._listeners[COMMAND_PORT].getsockname()[:2]
-        first = self._listeners[frames.REPORT_TIMED].getsockname()[1]
-        self.address: dict[str, Any] = {"address": host}
-        if bound != COMMAND_PORT:
-            self.address["port"] = bound
-        if first != frames.REPORT_TIMED:
-            self.address["report_port"] = first
-        self._clients: dict[int, list[_Client]] = {number: [] for number in self._listeners}
+        self._ports = Ports(address, port, report_port, faults, self._serve)
+        self.address, self._clients = self._ports.address, self._ports.clients
         self._cycles = self._refused = 0
         self._time_us = 0
         self.reset(plant.measure()[0])
@@ -123,9 +103,7 @@ class VirtualXArm:
         """Listeners and connections; none while the box is frozen."""
         if self.faults.freeze:
             return []
-        found: list[Watch] = [(s, self._acceptor(number, s)) for number, s in self._listeners.items()]
-        found += [(c.socket, self._reader(number, c)) for number, group in self._clients.items() for c in group]
-        return found
+        return self._ports.files()
 
     def tick(self, time_ns: int) -> None:
         """One cycle: stops, motion, reports."""
@@ -145,7 +123,7 @@ class VirtualXArm:
         if not self.faults.silent_clock:
             self._time_us = time_ns // 1000
         self._report()
-        self._flush(monotonic_ns())
+        self._ports.flush(monotonic_ns())
 
     def state(self) -> dict[str, Any]:
         """What a person at the teach pendant sees."""
@@ -182,11 +160,7 @@ class VirtualXArm:
 
     def close(self) -> None:
         """Close every socket."""
-        for group in self._clients.values():
-            for client in group:
-                client.socket.close()
-        for listener in self._listeners.values():
-            listener.close()
+        self._ports.close()
 
     # ------------------------------------------------------------------ motion
 
@@ -254,49 +228,20 @@ class VirtualXArm:
 
     # ------------------------------------------------------------------ the wire
 
-    def _acceptor(self, number: int, listener: socket.socket) -> Callable[[], None]:
-        def accept() -> None:
-            connection, _ = listener.accept()
-            if self.faults.refuse:
-                connection.close()
-            else:
-                self._clients[number].append(_Client(connection))
-
-        return accept
-
-    def _reader(self, number: int, client: _Client) -> Callable[[], None]:
-        def read() -> None:
-            try:
-                data = client.socket.recv(65536)
-            except OSError:
-                data = b""
-            if not data:
-                self._drop(number, client)
-            elif number == COMMAND_PORT:
-                client.buffer += data
-                self._serve(client)
-
-        return read
-
-    def _drop(self, number: int, client: _Client) -> None:
-        client.socket.close()
-        if client in self._clients[number]:
-            self._clients[number].remove(client)
-
-    def _serve(self, client: _Client) -> None:
+    def _serve(self, client: Client) -> None:
         while True:
             size = len(client.buffer)
             try:
                 request, client.buffer = frames.take_request(client.buffer)
             except ValueError:
-                return self._drop(COMMAND_PORT, client)
+                return self._ports.drop(COMMAND_PORT, client)
             if request is None:
                 if len(client.buffer) == size:
                     break
                 continue
             understood, data = self._carry_out(request)
-            self._send(COMMAND_PORT, client, frames.answer(request, self._status(understood), data))
-        self._flush(monotonic_ns())
+            self._ports.send(COMMAND_PORT, client, frames.answer(request, self._status(understood), data))
+        self._ports.flush(monotonic_ns())
 
     def _status(self, understood: bool) -> int:
         ready = self._powered and self._state in (MOVING, STANDBY, PAUSED)
@@ -355,7 +300,7 @@ class VirtualXArm:
             if self._clients[number] and self._cycles % every == 0:
                 packet = self._packet(number)
                 for client in list(self._clients[number]):
-                    self._send(number, client, packet)
+                    self._ports.send(number, client, packet)
 
     def _packet(self, number: int) -> bytes:
         position, velocity = self.plant.measure()
@@ -368,71 +313,3 @@ class VirtualXArm:
         if number == frames.REPORT_REAL:
             return frames.real_report(self._state, self._mode, 0, wide["actual"])
         return frames.normal_report(self._state, self._mode, 0, wide["actual"], self._powered, (self._error, 0))
-
-    def _send(self, number: int, client: _Client, packet: bytes) -> None:
-        goes = self.faults.answer(packet)
-        if goes is None:
-            return
-        if self.faults.disconnect:
-            self.faults.disconnect = False
-            with contextlib.suppress(OSError):
-                client.socket.send(goes[: len(goes) // 2])
-            return self._drop(number, client)
-        client.queue.append((monotonic_ns() + round(self.faults.delay_s * 1e9), goes))
-
-    def _flush(self, now_ns: int) -> None:
-        for number, group in self._clients.items():
-            for client in list(group):
-                while client.queue and client.queue[0][0] <= now_ns:
-                    _, packet = client.queue[0]
-                    try:
-                        sent = client.socket.send(packet)
-                    except BlockingIOError:
-                        break
-                    except OSError:
-                        self._drop(number, client)
-                        break
-                    client.queue.popleft()
-                    if sent < len(packet):
-                        client.queue.appendleft((0, packet[sent:]))
-                        break
-
-
-def _listen(address: str, port: int, report_port: int) -> dict[int, socket.socket]:
-    """Bind all four ports on one address. -> listener by the vendor's number."""
-    distances = {number: number - frames.REPORT_TIMED for number in (30000, 30001, 30003)}
-    trouble: OSError | None = None
-    for host in [address] if address else FREE_ADDRESSES:
-        made: dict[int, socket.socket] = {}
-        try:
-            made[COMMAND_PORT] = _bound(host, port)
-            for number, distance in distances.items():
-                first = report_port or (made[frames.REPORT_TIMED].getsockname()[1] if distance else 0)
-                made[number] = _bound(host, first + distance)
-        except OSError as error:
-            trouble = error
-            for listener in made.values():
-                listener.close()
-            if isinstance(error, PermissionError):
-                break
-            continue
-        return made
-    assert trouble is not None
-    low = "run as root or with CAP_NET_BIND_SERVICE, or give port: 0, which the driver is told with the address"
-    mend = low if isinstance(trouble, PermissionError) else "give another address of 127.0.0.0/8"
-    raise SimulationError(
-        explain("the ports of the xArm cannot be bound", given=f"{address or host}:{port}: {trouble}", mend=mend)
-    )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(8)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
