@@ -25,9 +25,9 @@ from robopolicy.deploy.outlook import publish_nothing, publish_outlook
 from robopolicy.deploy.records import FLAG_MOVING, FLAG_RUNNING
 from robopolicy.deploy.state_machine import EVENTS, INTERNAL_EVENTS, Outcome, State, next_state
 from robopolicy.deploy.tick_record import TickRecorder
+from robopolicy.deploy.watch import Watch
 from robopolicy.embodiment import Embodiment
 from robopolicy.errors import DeployError
-from robopolicy.deploy.watch import Watch
 from robopolicy.protocols import RobotDriver, SpeedScaled
 from robopolicy.types import ActionChunk, RobotState, Setpoint
 
@@ -380,8 +380,11 @@ class Arm:
 
     def _compare(self, tick: Tick) -> None:
         """Commanded against measured; a fault of the limiter follows with the next tick."""
-        assert self._measured is not None and self._command is not None
-        found = self._watchdog.check(self._command, self._measured.position, self._driver, bool(tick.verdict.bits))
+        assert self._measured is not None
+        assert self._command is not None
+        found = self._watchdog.check(
+            self._command, np.asarray(self._measured.position, float), self._driver, bool(tick.verdict.bits)
+        )
         if found is not None and self._executor.fault is None:
             self._executor.limiter.trip(*found)
 

@@ -40,7 +40,9 @@ class RobotConfig:
     rate_hz: float = setting("setpoints per second; 0: the card's setpoint_hz", default=0.0, ge=0)
     clearance: dict[str, ClearanceConfig] = setting("what each arm keeps clear of; '' is the only arm", default={})
     process: str = setting("module that plays the robot in a process of its own; empty for hardware", default="")
-    cameras: dict[str, dict[str, Any]] = setting("where each camera is: source (module:Class) and arguments", default={})
+    cameras: dict[str, dict[str, Any]] = setting(
+        "where each camera is: source (module:Class) and arguments", default={}
+    )
     timeout_s: float = setting("the controller's clock may stand still this long, s; 0: deploy's", default=0.0, ge=0)
     wire: dict[str, Any] = setting("box that it plays behind the vendor's wire: target and arguments", default={})
     plant: str = setting("what the simulated controller moves, module:attribute", default="")

@@ -87,7 +87,11 @@ class Guardian:
         # one stop per silence: a loop that comes back has a new tick
         self._stopped_for = tick
         self.stops += 1
-        print(f"guardian: the loop was silent for {age_s * 1e3:.1f} ms; the robot was stopped", file=sys.stderr, flush=True)
+        print(
+            f"guardian: the loop was silent for {age_s * 1e3:.1f} ms; the robot was stopped",
+            file=sys.stderr,
+            flush=True,
+        )
         return True
 
 

@@ -53,9 +53,7 @@ def build_arm(config: DaemonConfig, bus: Bus) -> Arm | TapedArm:
     """Executor, driver and arm of one daemon; what passes between them is noted for the black box."""
     kind = load_target(config.robot.target)
     shared = {"bus": bus} if getattr(kind, "on_bus", False) else {}
-    driver = kind(
-        config.card, tick_s=config.tick_s, timeout_s=config.robot_timeout_s, **shared, **config.robot.driver
-    )
+    driver = kind(config.card, tick_s=config.tick_s, timeout_s=config.robot_timeout_s, **shared, **config.robot.driver)
     if config.deploy.dry_run:
         driver = in_front_of(DryDriver, driver)
     if not config.deploy.blackbox:
@@ -69,10 +67,14 @@ def assemble_arm(config: DaemonConfig, card: Embodiment, driver: StreamingDriver
     executor = Executor(card, control_config(config), config.tick_s, config.robot.clearance)
     dry = config.deploy.dry_run
     watch = Watch(card, config.tick_s, watch_when_dry(config.deploy.watch) if dry else config.deploy.watch)
-    return Arm(card, executor, driver, bus, config.deploy, tick_s=config.tick_s, watch=watch, sensors=config.has_sensors)
+    return Arm(
+        card, executor, driver, bus, config.deploy, tick_s=config.tick_s, watch=watch, sensors=config.has_sensors
+    )
 
 
-def run_loop(arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition) -> None:
+def run_loop(
+    arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks: int, should_leave: LeaveCondition
+) -> None:
     """Tick on the absolute grid until ``should_leave`` says so and the arm rests.
 
     Args:
@@ -91,7 +93,7 @@ def run_loop(arm: Arm | TapedArm, clock: Clock, *, tick_ns: int, lookahead_ticks
         if late_ns >= (lookahead_ticks if arm.buffered else 1) * tick_ns:
             arm.overrun(now_ns, late_ns)
         if late_ns > MOST_TICKS_BEHIND * tick_ns or (not arm.buffered and late_ns >= tick_ns):
-            # Buffered: suspended or worse, the robot has long stopped by its own watchdog, and nothing is left to follow.
+            # Buffered: suspended or worse, the robot has long stopped by its own watchdog, and nothing is left.
             # Unbuffered: it has waited; what it missed is not sent after it.
             missed = late_ns // tick_ns
             due_ns += missed * tick_ns

@@ -209,7 +209,12 @@ class Supervisor:
     def close(self) -> None:
         """End everything in order: the loop brakes and holds first, then the worker, then the robot's body."""
         self._service.stopping()
-        order = {"realtime": signal.SIGTERM, "guardian": signal.SIGTERM, "worker": signal.SIGKILL, "sensors": signal.SIGTERM}
+        order = {
+            "realtime": signal.SIGTERM,
+            "guardian": signal.SIGTERM,
+            "worker": signal.SIGKILL,
+            "sensors": signal.SIGTERM,
+        }
         # the page last but one: it shows how the arm came to rest
         order |= {"operator": signal.SIGTERM, "robot": signal.SIGTERM, "logger": signal.SIGTERM}
         for name, number in order.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,9 @@ class WatchConfig:
     force_n: float = setting("force at the tool that is a fault, N; 0: none", default=0.0, ge=0)
     torque_nm: float = setting("torque at the tool that is a fault, N m; 0: none", default=0.0, ge=0)
     force_s: float = setting("the force has to last this long, s", default=0.05, ge=0)
-    clipped_s: float = setting("the limiter may change requests without a pause this long, s; 0: for ever", default=5.0, ge=0)
+    clipped_s: float = setting(
+        "the limiter may change requests without a pause this long, s; 0: for ever", default=5.0, ge=0
+    )
 
 
 class Watch:

@@ -202,7 +202,9 @@ class URDriver:
             if not self._delivered:
                 return  # the program has not begun yet, and the stream still stands where it begins
             raise DeployError(
-                explain("the UR's program takes no setpoints", given=f"runtime {self._runtime}", mend="arm and enable again")
+                explain(
+                    "the UR's program takes no setpoints", given=f"runtime {self._runtime}", mend="arm and enable again"
+                )
             )
         position, options = setpoint.position, self._options
         try:

@@ -115,7 +115,9 @@ class ClearanceGuard:
 
     def _points(self, p: Sequence[float], paths: list[list[float]]) -> Array:
         ticks = max(map(len, paths), default=0)
-        padded = np.array([path + [path[-1] if path else x] * (ticks - len(path)) for x, path in zip(p, paths)]).T
+        padded = np.array(
+            [path + [path[-1] if path else x] * (ticks - len(path)) for x, path in zip(p, paths, strict=True)]
+        ).T
         count = max(1, -(-ticks // MOST_POINTS))
         chosen = padded[count - 1 :: count] if ticks else padded.reshape(0, len(p))
         last = padded[-1:] if ticks else chosen

@@ -22,8 +22,8 @@ __all__ = ["ActionLayout", "Curve"]
 Array = NDArray[np.floating]
 
 OVERSHOOT = 0.004
-"""Slopes may exceed what a monotone cubic allows by this much per interval (m, or rad): at most 1 mm between two knots. Without
-it the path would stop turning smoothly wherever a channel changes its direction."""
+"""Slopes may exceed what a monotone cubic allows by this much per interval (m, or rad): at most 1 mm between two knots.
+Without it the path would stop turning smoothly wherever a channel changes its direction."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class ActionLayout:
 class Curve:
     """Piecewise cubic through knots, with a tail that comes to rest on the last one.
 
-    Position and rotation are the cubic spline through the knots, with continuous rate and acceleration, whose slopes are
-    bounded by three times the smaller of the neighbouring secants (Fritsch and Carlson 1980): where the knots are rough
-    it keeps a continuous rate, and never overshoots a monotone sequence by more than a quarter of :data:`OVERSHOOT`. The
-    first slope is given (the rate of what was scheduled before), the last is that of the last secant, and in ``tail_ns``
-    after the last knot a Hermite piece takes that rate to zero and ends on the knot. Rotation columns are made
-    orthonormal after interpolation. The gripper is linear and has no tail.
+    Position and rotation are the cubic spline through the knots, with continuous rate and acceleration, whose slopes
+    are bounded by three times the smaller of the neighbouring secants (Fritsch and Carlson 1980): where the knots are
+    rough it keeps a continuous rate, and never overshoots a monotone sequence by more than a quarter of
+    :data:`OVERSHOOT`. The first slope is given (the rate of what was scheduled before), the last is that of the last
+    secant, and in ``tail_ns`` after the last knot a Hermite piece takes that rate to zero and ends on the knot.
+    Rotation columns are made orthonormal after interpolation. The gripper is linear and has no tail.
 
     Args:
         layout: Roles of the channels.

@@ -288,7 +288,9 @@ class SafetyLimiter:
                 guard.settle(p[joints].tolist())
         return found
 
-    def _keep_clear(self, sent: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[NDArray[np.floating], Verdict]:
+    def _keep_clear(
+        self, sent: NDArray[np.float64], before: NDArray[np.float64]
+    ) -> tuple[NDArray[np.floating], Verdict]:
         """The largest share of the step from ``before`` [3, J] that stays clear, else one tick of braking.
 
         Braking from ``before`` is clear: it was, when that state was accepted.

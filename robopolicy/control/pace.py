@@ -41,7 +41,9 @@ class Pace:
 
     def __init__(self, tick_s: float, *, slowest: float = SLOWEST):
         if not (tick_s > 0 and 0 < slowest <= 1):
-            raise ConfigError(explain("pace out of range", given=(tick_s, slowest), allowed="tick > 0, 0 < slowest <= 1"))
+            raise ConfigError(
+                explain("pace out of range", given=(tick_s, slowest), allowed="tick > 0, 0 < slowest <= 1")
+            )
         self._tick_s, self._tick_ns, self._slowest = tick_s, round(tick_s * 1e9), slowest
         self.begin()
 

@@ -57,8 +57,10 @@ class WireFaults:
             if name not in known:
                 raise SimulationError(explain("no such wire fault", given=name, allowed=sorted(known)))
             share = name in ("drop", "corrupt", "speed_scale")
-            if share and not 0.0 <= float(value) <= 1.0 or name == "delay_s" and not float(value) >= 0.0:
-                raise SimulationError(explain(f"wire fault {name} out of range", given=value, allowed="0..1; delay >= 0"))
+            if (share and not 0.0 <= float(value) <= 1.0) or (name == "delay_s" and not float(value) >= 0.0):
+                raise SimulationError(
+                    explain(f"wire fault {name} out of range", given=value, allowed="0..1; delay >= 0")
+                )
         for name, value in values.items():
             setattr(self, name, type(getattr(self, name))(value))
         if "seed" in values:

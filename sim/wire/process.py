@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -184,10 +185,8 @@ class WireProcess:
     def close(self) -> None:
         """End the process."""
         if self.process.stdin is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
                 self.process.stdin.close()
-            except BrokenPipeError:
-                pass  # it has ended already
         try:
             self.process.wait(5.0)
         except subprocess.TimeoutExpired:

@@ -14,10 +14,13 @@ from robopolicy.types import RobotState
 
 CARD = load_embodiment("panda")
 JOINTS = [link.joint for link in CARD.chain]
-SPHERES = tuple(
-    {"name": f"link{i}", "joint": joint, "position_m": [0.0, 0.0, 0.0], "radius_m": 0.06}
-    for i, joint in enumerate(JOINTS)
-) + ({"name": "hand", "joint": JOINTS[-1], "position_m": [0.0, 0.0, 0.15], "radius_m": 0.06},)
+SPHERES = (
+    *tuple(
+        {"name": f"link{i}", "joint": joint, "position_m": [0.0, 0.0, 0.0], "radius_m": 0.06}
+        for i, joint in enumerate(JOINTS)
+    ),
+    {"name": "hand", "joint": JOINTS[-1], "position_m": [0.0, 0.0, 0.15], "radius_m": 0.06},
+)
 ABOVE = {"normal": [0, 0, 1], "offset_m": 0.12}
 WALL = {"lower_m": [0.60, -1.0, 0.0], "upper_m": [0.9, 1.0, 1.0]}
 
@@ -96,9 +99,8 @@ def test_the_verdict_says_clearance():
     made = limiter(planes=(ABOVE,))
     down = CARD.home_position.copy()
     down[1] += 1.2
-    words, time = set(), 0
-    for _ in range(200):
-        time += 1
+    words = set()
+    for time in range(1, 201):
         _, verdict = made.apply(down, RobotState(time, made.command, np.zeros(8)), CARD.tick_s)
         words |= set(verdict.clipped)
     assert "clearance" in words

@@ -93,7 +93,9 @@ def test_monotone_knots_are_not_overshot(schedule: ChunkSchedule, panda: Embodim
     assert path.max() <= 0.05 + OVERSHOOT / 4
 
 
-def test_smooth_knots_give_a_continuous_acceleration(schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray) -> None:
+def test_smooth_knots_give_a_continuous_acceleration(
+    schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray
+) -> None:
     values = 0.02 * np.sin(0.5 * np.arange(1, 13))
     schedule.merge(chunk(panda, base, 0, values.tolist()), 0)
 

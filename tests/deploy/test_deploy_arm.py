@@ -6,10 +6,10 @@ import pytest
 from robopolicy.control.clock import VirtualClock
 from robopolicy.control.executor import Executor
 from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.setpoint_check import SetpointCheck
 from robopolicy.deploy.arm import Arm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
-from robopolicy.control.setpoint_check import SetpointCheck
 from robopolicy.deploy.realtime import control_config, run_loop
 from robopolicy.deploy.records import REASONS, REFUSALS, Layout
 from robopolicy.deploy.state_machine import State

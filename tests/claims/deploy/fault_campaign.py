@@ -2,10 +2,10 @@
 
     python tests/claims/deploy/fault_campaign.py --work runs/claims/faults --out docs/results
 
-Budget: full (about forty minutes). For each driver a daemon swings the arm; one fault after another is injected while it
-moves: chunks that are wrong, a policy that fails, hangs or dies, a controller that freezes, loses, delays or garbles its
-answers, stops by itself, slows down, or is gone, processes of the daemon killed or suspended, and what an operator may
-do. What is finished in --work is not done again. Wanted of every single fault:
+Budget: full (about forty minutes). For each driver a daemon swings the arm; one fault after another is injected while
+it moves: chunks that are wrong, a policy that fails, hangs or dies, a controller that freezes, loses, delays or
+garbles its answers, stops by itself, slows down, or is gone, processes of the daemon killed or suspended, and what an
+operator may do. What is finished in --work is not done again. Wanted of every single fault:
 
 - zero setpoints out of the card's envelope (range, velocity, acceleration, jerk, a jump, a NaN) **at the wire**, judged
   by the box that plays the vendor's controller, in its own process;
@@ -25,7 +25,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +63,23 @@ class Fault:
     fresh: bool = False
 
 
-CHUNKS = (
-    "nan all_nan infinite too_wide too_narrow other_dt other_robot nothing_valid too_long stale from_the_future "
-    "ten_times_the_range zeros jump"
-).split()
-LIVED_CHUNKS = "small_jump bang_bang one_row".split()
+CHUNKS = [
+    "nan",
+    "all_nan",
+    "infinite",
+    "too_wide",
+    "too_narrow",
+    "other_dt",
+    "other_robot",
+    "nothing_valid",
+    "too_long",
+    "stale",
+    "from_the_future",
+    "ten_times_the_range",
+    "zeros",
+    "jump",
+]
+LIVED_CHUNKS = ["small_jump", "bang_bang", "one_row"]
 FAULTS = (
     *(Fault(name, "chunk", name in LIVED_CHUNKS) for name in (*CHUNKS, *LIVED_CHUNKS)),
     *(Fault(name, "policy", name in ("slow", "leaks"), name != "slow") for name in ("raises", "exits", "killed")),
@@ -156,7 +167,11 @@ class Bench:
             policy="faulty_policy:swing",
             robot=RobotConfig(**fields),
             deploy=DeployConfig(
-                warm_up=0, worker_timeout_s=1.0, first_chunk_timeout_s=3.0, supervisor_timeout_s=1.0, record_setpoints=False
+                warm_up=0,
+                worker_timeout_s=1.0,
+                first_chunk_timeout_s=3.0,
+                supervisor_timeout_s=1.0,
+                record_setpoints=False,
             ),
         )
         self.daemon: Daemon | None = None
@@ -338,7 +353,13 @@ def campaign(driver: str, folder: Path, chosen: tuple[Fault, ...]) -> list[dict[
             try:
                 found = one(bench, fault)
             except (DeployError, RuntimeError, OSError) as error:
-                found = {"fault": fault.name, "kind": fault.kind, "state": "?", "passed": False, "reason": str(error)[:500]}
+                found = {
+                    "fault": fault.name,
+                    "kind": fault.kind,
+                    "state": "?",
+                    "passed": False,
+                    "reason": str(error)[:500],
+                }
             results.append(found)
             print(driver, json.dumps(found), flush=True)
             folder.mkdir(parents=True, exist_ok=True)
@@ -401,7 +422,11 @@ def main() -> None:
         interval=None,
         n=len(everything),
         seeds=(),
-        control={"what": "violations seen of a stream with one step of 0.2 rad", "value": seen, "failed": all(seen.values())},
+        control={
+            "what": "violations seen of a stream with one step of 0.2 rad",
+            "value": seen,
+            "failed": all(seen.values()),
+        },
         passed=bool(passed),
         cpu_s=claim_run.cpu_s(),
     )

@@ -2,19 +2,22 @@
 
     python tests/claims/deploy/gap_free.py --work runs/claims/gap_free --out docs/results
 
-Budget: quick (virtual time, about two minutes). A trace is one minute of chunks of 16 actions at 10 Hz for the simulated
-Panda's TCP: a smooth motion of up to 0.25 m/s, seen by each chunk with an offset of its own (sd 4 mm) and a drift
-(sd 5 mm/s), as a policy that plans anew does. A new chunk is asked for every eight actions, inference takes 50 to 400 ms
-(uniform), in one call of twenty 1 s. Three ways of executing the *same* chunks with the same arrival times, at 100 Hz:
+Budget: quick (virtual time, about two minutes). A trace is one minute of chunks of 16 actions at 10 Hz for the
+simulated Panda's TCP: a smooth motion of up to 0.25 m/s, seen by each chunk with an offset of its own (sd 4 mm) and a
+drift (sd 5 mm/s), as a policy that plans anew does. A new chunk is asked for every eight actions, inference takes 50
+to 400 ms (uniform), in one call of twenty 1 s. Three ways of executing the *same* chunks with the same arrival times,
+at 100 Hz:
 
 - ours: the arm of the daemon (mailbox, path time, splice, inverse kinematics, limiter) on a virtual clock;
 - queue: one action per control instant, overlapping ones averaged 0.3 old to 0.7 new, late ones dropped (as LeRobot's
   asynchronous client); also with a straight line from action to action (its interpolation multiplier);
-- linear: time-stamped waypoints joined linearly, late ones dropped, at most 0.25 m/s (as UMI's interpolation controller).
+- linear: time-stamped waypoints joined linearly, late ones dropped, at most 0.25 m/s (as UMI's interpolation
+  controller).
 
-Seam acceleration: the largest second difference of the TCP's setpoints in the 50 ms after a chunk took over, m/s^2; the
-95th percentile over all seams but the first of a trace, where the motion begins from rest. Control: ours with the splice's blend and the limiter's jerk bound taken away
-(``blend_knots=0``, ``jerk_scale=1``, ``acceleration_scale=1``) must be rougher than with them.
+Seam acceleration: the largest second difference of the TCP's setpoints in the 50 ms after a chunk took over, m/s^2;
+the 95th percentile over all seams but the first of a trace, where the motion begins from rest. Control: ours with the
+splice's blend and the limiter's jerk bound taken away (``blend_knots=0``, ``jerk_scale=1``, ``acceleration_scale=1``)
+must be rougher than with them.
 """
 
 from __future__ import annotations
@@ -32,7 +35,6 @@ import claim_run
 from executors import InterpolatedQueue, LinearWaypoints, OverlapQueue
 
 from robopolicy.control.clock import VirtualClock
-from robopolicy.control.config import ControlConfig
 from robopolicy.control.executor import Executor
 from robopolicy.control.kinematics import Kinematics
 from robopolicy.control.setpoint_check import SetpointCheck
@@ -205,7 +207,9 @@ def main() -> None:
         for name, run in found.items():
             bends[name] += seam_acceleration(run, tick_s)
             missing[name] += run["missing"]
-        print(seed, {n: round(float(np.percentile(b, 95)), 2) for n, b in bends.items()}, runs[-1]["refused"], flush=True)
+        print(
+            seed, {n: round(float(np.percentile(b, 95)), 2) for n, b in bends.items()}, runs[-1]["refused"], flush=True
+        )
     p95 = {name: round(float(np.percentile(found, 95)), 3) for name, found in bends.items()}
     most = {name: round(max(found), 2) for name, found in bends.items()}
     times = {name: round(p95[name] / p95["ours"], 1) for name in ("queue", "queue, interpolated", "linear")}
@@ -230,7 +234,7 @@ def main() -> None:
         source="LeRobot asynchronous inference and UMI interpolation controller as in their public code",
         command=COMMAND,
         commit=claim_run.commit(),
-        target=f"0 missing, jerk and seam step within limits, p95 seam acceleration >= {TIMES_LOWER:g}x lower than both",
+        target=f"0 missing, jerk and seam step within limits, p95 seam acceleration {TIMES_LOWER:g}x lower than both",
         value=value,
         interval=None,
         n=len(bends["ours"]),

@@ -4,10 +4,10 @@
 
 Budget: full (about ten minutes, a quiet machine). The daemon drives the virtual UR5e through ``ur_rtde`` at 500 Hz.
 
-- ``dead_controller``: the box is suspended (its kernel still acknowledges); time from the last advance of the controller's
-  clock to FAULT, as the loop recorded it. Control: the same without suspending it must stay RUNNING.
-- ``realtime_killed``: SIGKILL of the real-time process in motion; time until the arm stands still, as the box saw it, and
-  violations at the wire. Control: without the kill the arm is still moving then.
+- ``dead_controller``: the box is suspended (its kernel still acknowledges); time from the last advance of the
+  controller's clock to FAULT, as the loop recorded it. Control: the same without suspending it must stay RUNNING.
+- ``realtime_killed``: SIGKILL of the real-time process in motion; time until the arm stands still, as the box saw it,
+  and violations at the wire. Control: without the kill the arm is still moving then.
 - ``policy_silent``: SIGKILL and SIGSTOP of the policy worker in motion: time to rest, violations.
 - ``reaction``: on a virtual clock, from an observation that shows something new to the first changed setpoint.
 """
@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import claim_run
-from fault_campaign import Bench, PEERS
+from fault_campaign import PEERS, Bench
 from gap_free import Call, ours
 
 from robopolicy.evaluation.claims import ClaimResult
@@ -110,7 +110,7 @@ def killed(made: Bench, trials: int, who: str, number: int) -> tuple[list[float]
 
 
 def reaction() -> dict[str, float]:
-    """A plan that changes its mind at 5 s: ms from that observation to the first setpoint that differs, and the bound."""
+    """A plan that changes its mind at 5 s: ms from that observation to the first setpoint that differs; the bound."""
     still = np.zeros((16, 3))
     inference_s = 0.1
     calls = [Call(t, t + inference_s, still + (0.0 if t < 5.0 else 0.05)) for t in np.arange(0.0, 8.0, 0.4)]
@@ -126,7 +126,9 @@ HEAD_TICKS = 2
 """Setpoints of the set-up before the trace begins."""
 
 
-def entry(name: str, claim: str, target: str, value: Any, n: int, passed: bool, control: dict[str, Any], out: Any) -> None:
+def entry(
+    name: str, claim: str, target: str, value: Any, n: int, passed: bool, control: dict[str, Any], out: Any
+) -> None:
     """Into the ledger."""
     result = ClaimResult(
         claim=claim,
@@ -166,7 +168,11 @@ def main() -> None:
             options.out,
         )
         ms, bad, speed = killed(made, n, "realtime", signal.SIGKILL)
-        control = {"what": "rad/s after as long without the kill", "value": round(speed, 3), "failed": speed > STILL_RAD_S}
+        control = {
+            "what": "rad/s after as long without the kill",
+            "value": round(speed, 3),
+            "failed": speed > STILL_RAD_S,
+        }
         entry(
             "realtime_killed",
             "the arm stops when the real-time process is killed",
@@ -194,7 +200,11 @@ def main() -> None:
     finally:
         made.close()
     seen = reaction()
-    control = {"what": "ms if every chunk were run to its end first", "value": 1600.0, "failed": seen["bound_ms"] < 1600.0}
+    control = {
+        "what": "ms if every chunk were run to its end first",
+        "value": 1600.0,
+        "failed": seen["bound_ms"] < 1600.0,
+    }
     entry(
         "reaction",
         "from an observation that shows something new to the first changed setpoint",

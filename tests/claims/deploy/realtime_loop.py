@@ -108,7 +108,10 @@ def main() -> None:
     bare = options.work / "bare_loop"
     subprocess.run(["cc", "-O2", str(PEERS / "bare_loop.c"), "-o", str(bare)], check=True)
     shared = {"command": COMMAND, "commit": claim_run.commit(), "seeds": ()}
-    tables = {"alone": lateness(bare, options.pairs, 0, PRIORITY), "two busy": lateness(bare, options.pairs, 2, PRIORITY)}
+    tables = {
+        "alone": lateness(bare, options.pairs, 0, PRIORITY),
+        "two busy": lateness(bare, options.pairs, 2, PRIORITY),
+    }
     ordinary = lateness(bare, max(options.pairs // 4, 3), 2, 0)
     good = all(t["ratio_p99"] <= MOST_P99 and t["ratio_p50"] <= MOST_P50 for t in tables.values())
     worse = ordinary["ratio_p99"] > 2 * tables["two busy"]["ratio_p99"]

@@ -2,11 +2,11 @@
 
     python tests/claims/deploy/wire_success.py --work runs/claims/wire --out docs/results
 
-Budget: full (about twenty minutes a robot; the deployed episodes are in real time). Per robot: 200 demonstrations on its
-card, recipe pick_place/diffusion with seed 0, the last checkpoint; ``robopolicy eval`` on the first unseen episodes, then
-the same episodes through ``robopolicy deploy``: policy worker, real-time loop, driver on the vendor's library (``ur-rtde``
-at 500 Hz, the Feetech SDK), and the vendor's controller played on its own wire with the MuJoCo scene behind it. What is
-finished in --work is not done again.
+Budget: full (about twenty minutes a robot; the deployed episodes are in real time). Per robot: 200 demonstrations on
+its card, recipe pick_place/diffusion with seed 0, the last checkpoint; ``robopolicy eval`` on the first unseen
+episodes, then the same episodes through ``robopolicy deploy``: policy worker, real-time loop, driver on the vendor's
+library (``ur-rtde`` at 500 Hz, the Feetech SDK), and the vendor's controller played on its own wire with the MuJoCo
+scene behind it. What is finished in --work is not done again.
 
 Target: success through the wire at most 5 points below ``eval`` (paired), no setpoint out of the envelope at the wire.
 Control: the null policy through the same wire.
@@ -70,7 +70,9 @@ def main() -> None:
     options = claim_run.arguments(__doc__.splitlines()[0], episodes=100, steps=0, robots=",".join(ROBOTS), only_train=0)
     work = options.work
     chosen = options.robots.split(",")
-    runs = dict(zip(chosen, claim_run.run_all([partial(train, work, c, options.steps) for c in chosen], 1), strict=True))
+    runs = dict(
+        zip(chosen, claim_run.run_all([partial(train, work, c, options.steps) for c in chosen], 1), strict=True)
+    )
     sims = {card: evaluated(run, options.episodes) for card, run in runs.items()}
     print({card: sum(won.values()) for card, won in sims.items()}, flush=True)
     if options.only_train:

@@ -59,7 +59,7 @@ class InterpolatedQueue(OverlapQueue):
 
 
 class LinearWaypoints:
-    """Time-stamped waypoints joined by straight lines; what is late is dropped, the end is kept, the speed is bounded."""
+    """Time-stamped waypoints joined by straight lines: what is late is dropped, the end is kept, speed is bounded."""
 
     def __init__(self, hz: float):
         self._dt_s = 1.0 / hz
