@@ -154,16 +154,18 @@ class DaemonConfig:
 
 
 def require_drivable(card: Embodiment) -> None:
-    """Refuse a card that the controller cannot drive: it moves one arm with a known chain and a gripper.
+    """Refuse a card that the controller cannot drive: arms with a known chain and a gripper, posed by their targets.
 
     Raises:
-        EmbodimentError: several arms, no chain, no gripper, no home posture, or actions that are not absolute targets.
+        EmbodimentError: poses of several arms, an arm without chain or gripper, no home posture, or actions that are not
+            absolute targets.
     """
-    arm = card.arms[0] if len(card.arms) == 1 else None
+    several = len(card.arms) > 1
     wrong = {
-        f"it has {len(card.arms)} arms": arm is None,
-        "its arm has no chain": arm is not None and not arm.chain,
-        "its arm has no gripper": arm is not None and not arm.gripper,
+        "it has no arm": not card.arms,
+        f"its actions are poses of {len(card.arms)} arms": several and card.action_space == "ee_pose",
+        "an arm has no chain": not all(arm.chain for arm in card.arms),
+        "an arm has no gripper": not all(arm.gripper for arm in card.arms),
         "it has no home": not card.home,
         f"its actions are {card.action_space}, {card.action_reference}": card.action_space
         not in ("ee_pose", "joint_position")
@@ -174,8 +176,8 @@ def require_drivable(card: Embodiment) -> None:
             explain(
                 f"the card '{card.name}' cannot be deployed",
                 given="; ".join(reason for reason, holds in wrong.items() if holds),
-                allowed="one arm with chain, gripper and home, whose actions are absolute targets",
-                mend="give the robot's YAML the card of one such arm (embodiment: NAME), or complete this card",
+                allowed="arms with chain, gripper and home, whose actions are absolute targets; several: of their joints",
+                mend="give the robot's YAML a card of such arms (embodiment: NAME), or complete this card",
             )
         )
 

@@ -142,10 +142,10 @@ class PolicyWorker:
 
 
 def _invented(spec: Any) -> Observation:
-    from robopolicy.control.kinematics import Kinematics
+    from robopolicy.control.robot import RobotKinematics
 
     card, horizon = spec.embodiment, spec.observation_horizon
-    state = np.asarray(Kinematics(card).tcp_state(card.home_position), np.float32)
+    state = np.asarray(RobotKinematics(card).tcp_state(card.home_position), np.float32)
     dt_ns = round(card.control_dt_s * 1e9)
     images = {}
     for name in spec.cameras:

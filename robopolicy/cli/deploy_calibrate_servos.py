@@ -26,7 +26,7 @@ from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import CommandError, explain
 from robopolicy.registry import load_target
 
-__all__ = ["CalibrateServosConfig", "begin", "survey"]
+__all__ = ["CONFIG", "CalibrateServosConfig", "begin", "survey"]
 
 POLL_S = 0.05
 Wait = Callable[[str, Callable[[], object]], None]
@@ -40,6 +40,9 @@ class CalibrateServosConfig:
     robot: RobotConfig = setting("a robot of bus servos: so101, widowx, ...")
     out: str = setting("JSON file to write")
     reversed: tuple[str, ...] = setting("joints whose servo counts against the card")
+
+
+CONFIG = CalibrateServosConfig
 
 
 def begin(argv: Sequence[str]) -> int:
