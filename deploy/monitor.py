@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, REFUSALS
 from robopolicy.deploy.state_machine import State
 
 __all__ = ["Monitor", "report_of"]
+
+MOST_KEPT, MOST_CHANGES = 60_000, 256
 
 
 def report_of(bus: Bus) -> dict[str, Any]:
@@ -62,15 +65,16 @@ class Monitor:
 
     def begin_episode(self) -> None:
         """Start counting anew."""
-        self.late_ms: list[float] = []
-        self.inference_ms: list[float] = []
-        self.latency_ms: list[float] = []
+        # of a daemon that runs for days only the newest are kept
+        self.late_ms: deque[float] = deque(maxlen=MOST_KEPT)
+        self.inference_ms: deque[float] = deque(maxlen=MOST_KEPT)
+        self.latency_ms: deque[float] = deque(maxlen=MOST_KEPT)
         self.lost = self.ticks = self.tracking = self.clipped = self.chunks = self.seams = 0
         self.seam_step = 0.0
         self.first_ns = self.last_ns = 0
         self.success_once = self.success_at_end = False
-        self.visited: list[str] = []
-        self.transitions: list[dict[str, Any]] = []
+        self.visited: deque[str] = deque(maxlen=MOST_CHANGES)
+        self.transitions: deque[dict[str, Any]] = deque(maxlen=MOST_CHANGES)
         self.stopping_ticks = 0
 
     def poll(self) -> None:
@@ -166,7 +170,7 @@ class Monitor:
             "tick_hz": (self.ticks - 1) / span_s if span_s > 0 else 0.0,
             "success_once": self.success_once,
             "success_at_end": self.success_at_end,
-            "visited": self.visited,
-            "transitions": self.transitions[-64:],
+            "visited": list(self.visited),
+            "transitions": list(self.transitions),
             "lost_records": self.lost,
         }

@@ -47,10 +47,18 @@ class Loop:
 
     def slice(self, ticks: int) -> np.ndarray:
         """Lateness of each tick, us."""
+        self.send(ticks)
+        return self.receive()
+
+    def send(self, ticks: int) -> None:
+        """Have it begin."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(f"{ticks}\n")
         self._process.stdin.flush()
+
+    def receive(self) -> np.ndarray:
+        """What it measured, us."""
+        assert self._process.stdout is not None
         return np.array(self._process.stdout.readline().split(), float) / 1e3
 
     def close(self) -> None:
