@@ -154,7 +154,7 @@ class DaemonConfig:
 
 
 def require_drivable(card: Embodiment) -> None:
-    """Refuse a card that the controller cannot drive: arms with a known chain and a gripper, posed by their targets.
+    """Refuse a card that the controller cannot drive: it moves arms with a known chain and a gripper by their targets.
 
     Raises:
         EmbodimentError: poses of several arms, an arm without chain or gripper, no home posture, or actions that are not
@@ -176,7 +176,7 @@ def require_drivable(card: Embodiment) -> None:
             explain(
                 f"the card '{card.name}' cannot be deployed",
                 given="; ".join(reason for reason, holds in wrong.items() if holds),
-                allowed="arms with chain, gripper and home, whose actions are absolute targets; several: of their joints",
+                allowed="arms with chain, gripper and home, absolute targets as actions; of several: of their joints",
                 mend="give the robot's YAML a card of such arms (embodiment: NAME), or complete this card",
             )
         )
