@@ -157,8 +157,8 @@ def require_drivable(card: Embodiment) -> None:
     """Refuse a card that the controller cannot drive: it moves arms with a known chain and a gripper by their targets.
 
     Raises:
-        EmbodimentError: poses of several arms, an arm without chain or gripper, no home posture, or actions that are not
-            absolute targets.
+        EmbodimentError: poses of several arms, an arm without chain or gripper, no home posture, or actions that are
+            not absolute targets.
     """
     several = len(card.arms) > 1
     wrong = {
