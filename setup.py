@@ -61,5 +61,6 @@ setup(
         "robopolicy": ["py.typed", "control/*.pyi", "models/*.pyi"],
         "robopolicy.configs": ["**/*.yaml"],
         "robopolicy.sim": ["**/*.xml"],
+        "robopolicy.deploy.operator": ["*.html", "*.css", "*.js"],
     },
 )

@@ -29,7 +29,8 @@ def distance(card: Embodiment, here: Vector, there: Vector) -> tuple[float, floa
         (metres, radians) between poses; in ``joint_position`` (0, largest joint difference in radians).
     """
     if card.action_space == "joint_position":
-        arm = [i for i, name in enumerate(card.action.names) if name != card.gripper]
+        grippers = {arm.gripper for arm in card.arms}
+        arm = [i for i, name in enumerate(card.action.names) if name not in grippers]
         return 0.0, float(np.abs(there - here)[arm].max())
     position, rotation = card.action.select("ee_position"), card.action.select("ee_rotation")
     turn = geodesic_distance(rotation_6d_to_matrix(here[rotation]), rotation_6d_to_matrix(there[rotation]))

@@ -30,7 +30,7 @@ class Daemon:
     """
 
     def __init__(self, run_dir: str | Path, config: DaemonConfig):
-        self.run_dir = Path(run_dir)
+        self.run_dir, self.config = Path(run_dir), config
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_daemon(config, self.run_dir)
         (self.run_dir / SOCKET_NAME).unlink(missing_ok=True)
@@ -105,12 +105,14 @@ class Daemon:
         """
 
         def ready(status: dict[str, Any]) -> bool:
-            dead = [n for n, p in status["processes"].items() if not p["alive"]]
+            # nobody waits for the logger
+            needed = {n: p for n, p in status["processes"].items() if n != "logger"}
+            dead = [n for n, p in needed.items() if not p["alive"]]
             if dead:
                 raise DeployError(
                     explain(f"process {', '.join(dead)} ended while starting", given=self.log_tail(*dead))
                 )
-            return all(p["ready"] for p in status["processes"].values())
+            return all(p["ready"] for p in needed.values())
 
         return self.wait(ready, what="all processes to be ready", timeout_s=timeout_s)
 

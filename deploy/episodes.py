@@ -46,7 +46,7 @@ def run_deploy_episodes(
     """Run simulated episodes in real time, one after another, through supervisor, worker, loop and robot.
 
     Args:
-        policy_dir: Run folder or checkpoint, or ``module:attribute`` of a policy factory.
+        policy_dir: Run folder or checkpoint, ``module:attribute`` of a policy factory, or a policy server's address.
         robot: Registry name or configuration of a simulated robot.
         episodes: Indices in ``split``.
         split: ``train``, ``val`` or ``test``.
@@ -68,12 +68,15 @@ def run_deploy_episodes(
     chosen = robot_config(robot) if isinstance(robot, str) else robot
     chosen_card = load_embodiment(chosen.embodiment)
     check_policy(str(policy_dir))
+    settings = deploy or DeployConfig()
+    if cameras is None:
+        cameras = cameras_of(str(policy_dir), chosen_card, settings.remote)
     config = DaemonConfig(
         policy=str(policy_dir),
         robot=chosen,
-        deploy=deploy or DeployConfig(),
+        deploy=settings,
         control=dict(control or {}),
-        cameras=cameras_of(str(policy_dir), chosen_card) if cameras is None else tuple(cameras),
+        cameras=tuple(cameras),
     )
     results: list[EpisodeResult] = []
     raws: list[dict[str, Any]] = []
@@ -107,10 +110,17 @@ def set_scene(daemon: Daemon, split: str, index: int) -> dict[str, Any]:
         daemon.send("disable", "ARMED")
     elif state in ("FAULT", "ESTOP"):
         daemon.send("arm", "ARMED")
+    wired = bool(daemon.config.robot.wire)
+    if wired:
+        # No arm jumps from scene to scene: a driver that watches its servos would bring it back.
+        daemon.send("disconnect", "OFFLINE")
     number = daemon.request("reset_scene", split=split, index=index)["order"]
     status = daemon.wait(lambda s: s["report"]["done"] >= number, what=f"scene {split} {index}", timeout_s=30.0)
     if status["report"]["failed"]:
         raise DeployError(status["report"]["message"])
+    if wired:
+        daemon.send("connect", "CONNECTED", timeout_s=20.0)
+        daemon.send("arm", "ARMED")
     daemon.request("begin_episode")
     daemon.send("enable", "HOLD")
     report: dict[str, Any] = status["report"]

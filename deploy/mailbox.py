@@ -1,7 +1,8 @@
-"""The mailbox through which chunks reach the real-time loop: three slots, newest wins, nothing is trusted.
+"""The mailbox through which chunks reach the real-time loop: newest wins, nothing is trusted.
 
 The header of a chunk carries everything that the reader checks: epoch (chunks made for an earlier run of the arm are
 refused), observation number and time, step, size, and the hash of the embodiment whose channels the values are.
+Slots are kept for a while after they have been taken, so that the black box can write down every chunk.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from robopolicy.types import ActionChunk
 
 __all__ = ["ChunkMailbox", "ReceivedChunk", "chunk_dtype", "chunk_record"]
 
-SLOTS = 3
+SLOTS = 32
+TRIES = 3
+"""How many of the newest messages are looked at when some are torn."""
 HASH_BYTES = 32
 
 
@@ -62,10 +65,11 @@ class ReceivedChunk:
         obs_id: Number of the newest sensor frame used.
         t_obs_ns, t_made_ns: When that frame was captured, and when the chunk was finished.
         inference_s: Duration of the policy's call.
+        number: Of the message, counted from 1; 0 where it did not come out of the mailbox.
     """
 
-    def __init__(self, record: np.void):
-        self.record = record
+    def __init__(self, record: np.void, number: int = 0):
+        self.record, self.number = record, number
         self.epoch = int(record["epoch"])
         self.obs_id = int(record["obs_id"])
         self.t_obs_ns = int(record["t_obs_ns"])
@@ -151,11 +155,11 @@ class ChunkMailbox:
         newest = self.ring.newest
         if newest == self._seen:
             return None
-        for number in range(newest, max(self._seen, newest - SLOTS), -1):
+        for number in range(newest, max(self._seen, newest - TRIES), -1):
             record = self.ring.read(number)
             if record is not None:
                 self._seen = newest
-                return ReceivedChunk(record)
+                return ReceivedChunk(record, number)
             self.ring.torn += 1
         self._seen = newest
         return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
 
+from robopolicy.control.setpoint_check import VIOLATIONS
 from robopolicy.deploy.bus import Bus
-from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, REFUSALS, VIOLATIONS
+from robopolicy.deploy.records import EXECUTOR_MODES, REASONS, REFUSALS
 from robopolicy.deploy.state_machine import State
 
 __all__ = ["Monitor", "report_of"]
+
+MOST_KEPT, MOST_CHANGES = 60_000, 256
 
 
 def report_of(bus: Bus) -> dict[str, Any]:
@@ -61,14 +65,16 @@ class Monitor:
 
     def begin_episode(self) -> None:
         """Start counting anew."""
-        self.late_ms: list[float] = []
-        self.inference_ms: list[float] = []
-        self.latency_ms: list[float] = []
+        # of a daemon that runs for days only the newest are kept
+        self.late_ms: deque[float] = deque(maxlen=MOST_KEPT)
+        self.inference_ms: deque[float] = deque(maxlen=MOST_KEPT)
+        self.latency_ms: deque[float] = deque(maxlen=MOST_KEPT)
         self.lost = self.ticks = self.tracking = self.clipped = self.chunks = self.seams = 0
         self.seam_step = 0.0
         self.first_ns = self.last_ns = 0
         self.success_once = self.success_at_end = False
-        self.visited: list[str] = []
+        self.visited: deque[str] = deque(maxlen=MOST_CHANGES)
+        self.transitions: deque[dict[str, Any]] = deque(maxlen=MOST_CHANGES)
         self.stopping_ticks = 0
 
     def poll(self) -> None:
@@ -87,6 +93,8 @@ class Monitor:
         state = State(int(record["state"]))
         if not self.visited or self.visited[-1] != state.name:
             self.visited.append(state.name)
+            times = {"t_ns": int(record["t_ns"]), "t_robot_ns": int(record["t_robot_ns"])}
+            self.transitions.append({"state": state.name, "reason": REASONS[int(record["reason"])], **times})
         self.stopping_ticks += state is State.STOPPING
         if bool(record["accepted"]):
             self.chunks += 1
@@ -162,6 +170,7 @@ class Monitor:
             "tick_hz": (self.ticks - 1) / span_s if span_s > 0 else 0.0,
             "success_once": self.success_once,
             "success_at_end": self.success_at_end,
-            "visited": self.visited,
+            "visited": list(self.visited),
+            "transitions": list(self.transitions),
             "lost_records": self.lost,
         }

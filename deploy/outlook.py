@@ -22,23 +22,26 @@ from robopolicy.types import ActionChunk
 __all__ = ["Outlook", "publish_nothing", "publish_outlook"]
 
 
-def publish_outlook(ring: RecordRing, executor: Executor, *, t_obs_ns: int, starts_ns: int, epoch: int) -> bool:
+def publish_outlook(
+    ring: RecordRing, executor: Executor, *, t_obs_ns: int, starts_ns: int, epoch: int, lag_ns: int = 0
+) -> bool:
     """Write what is scheduled after a chunk was accepted. -> whether there was anything to tell.
 
     Args:
         ring: The ring ``schedule``.
         executor: Has accepted the chunk.
-        t_obs_ns: Time of its observation.
+        t_obs_ns: Path time of its observation.
         starts_ns: Time on the executor's clock from which on it is followed.
         epoch: The arm's.
+        lag_ns: Wall time minus path time; what is written is in wall time.
     """
     ahead = executor.scheduled(t_obs_ns, max(starts_ns - t_obs_ns, 0))
     if ahead is None:
         return False
     most = ring.dtype["values"].shape[0]
-    kept = ActionChunk(ahead.values[:most], ahead.t0_ns, ahead.dt_s, ahead.embodiment, horizon=ahead.horizon)
+    kept = ActionChunk(ahead.values[:most], ahead.t0_ns + lag_ns, ahead.dt_s, ahead.embodiment, horizon=ahead.horizon)
     record = chunk_record(ring.dtype, kept)
-    record["epoch"], record["t_made_ns"] = epoch, starts_ns
+    record["epoch"], record["t_made_ns"] = epoch, starts_ns + lag_ns
     ring.write(record)
     return True
 

@@ -1,10 +1,11 @@
-"""Which policy a name means: a run folder, a registered baseline, the task's expert, or a factory in code."""
+"""Which policy a name means: a run folder, a baseline, the task's expert, a factory in code, or a policy server."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robopolicy.deploy.client_config import RemoteConfig, is_remote
 from robopolicy.deploy.config import DaemonConfig
 from robopolicy.embodiment import Embodiment
 from robopolicy.embodiment_view import find_view, stored_views
@@ -16,18 +17,19 @@ from robopolicy.registry import load_target
 if TYPE_CHECKING:
     from robopolicy.checkpoint import Checkpoint
 
-__all__ = ["EXPERT", "build_policy", "cameras_of", "check_policy"]
+__all__ = ["EXPERT", "build_policy", "cameras_of", "check_policy", "is_recording"]
 
-EXPERT = "robopolicy.deploy.drivers.mujoco_plant:expert"
+EXPERT = "robopolicy.deploy.drivers.expert:expert"
 BASELINES = ("null", "random")
+RECORDING = ".mcap"
 
 
 def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     """The policy named in the configuration, checked against the robot.
 
     Args:
-        config: ``policy`` is a run or checkpoint folder, ``null``, ``random``, ``expert``, or ``module:attribute`` of
-            a factory ``factory(embodiment) -> Policy``.
+        config: ``policy`` is a run or checkpoint folder, ``null``, ``random``, ``expert``, ``module:attribute`` of a
+            factory ``factory(embodiment) -> Policy``, the address of a policy server, or a black box (``FILE.mcap``).
         card: The robot.
 
     Raises:
@@ -37,7 +39,11 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     name = config.policy
     policy: Policy | None = None
     check_policy(name)
-    if is_exported(name):
+    if is_remote(name):
+        from robopolicy.deploy.remote_policy import RemotePolicy
+
+        policy = RemotePolicy(card, name, config.deploy.remote, max_steps=config.deploy.max_chunk_steps)
+    elif is_exported(name):
         from robopolicy.export import load_exported
 
         policy = load_exported(name, threads=config.deploy.torch_threads)
@@ -52,6 +58,10 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
         from robopolicy.policies import build_policy as build_baseline
 
         policy = build_baseline(name, embodiment=card)
+    elif is_recording(name):
+        from robopolicy.deploy.replay_policy import RecordedPolicy
+
+        policy = RecordedPolicy(name, card)
     elif name == "expert":
         policy = load_target(EXPERT)(card, config.robot.task)
     elif ":" in name:
@@ -73,6 +83,11 @@ def build_policy(config: DaemonConfig, card: Embodiment) -> Policy:
     return found
 
 
+def is_recording(name: str) -> bool:
+    """Whether a policy's name means the chunks of a black box."""
+    return name.endswith(RECORDING) and Path(name).is_file()
+
+
 def check_policy(name: str) -> None:
     """Refuse a name that cannot mean a policy, or one that wants a goal, before any process is started.
 
@@ -80,12 +95,12 @@ def check_policy(name: str) -> None:
         DeployError: neither a folder, nor a baseline, nor a factory; a trained policy that reads a goal.
         CheckpointError: the run folder holds no sound checkpoint.
     """
-    if not (Path(name).is_dir() or name in (*BASELINES, "expert") or ":" in name):
+    if not (Path(name).is_dir() or name in (*BASELINES, "expert") or ":" in name or is_recording(name)):
         raise DeployError(
             explain(
                 "no such policy",
                 given=name,
-                allowed="a run folder, null, random, expert, or module:attribute of a factory",
+                allowed="a run folder, null, random, expert, module:attribute of a factory, ws://HOST:PORT, FILE.mcap",
                 mend="train one first, or correct the path",
             )
         )
@@ -108,8 +123,13 @@ def _refuse_goal(name: str, goal: object) -> None:
         )
 
 
-def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
+def cameras_of(name: str, card: Embodiment, remote: RemoteConfig | None = None) -> tuple[str, ...]:
     """Cameras that the policy of that name reads, without building it; checks its embodiment on the way.
+
+    Args:
+        name: As for :func:`build_policy`; a policy server is asked.
+        card: The robot.
+        remote: How it is asked.
 
     Raises:
         CheckpointError: the run folder holds no sound checkpoint.
@@ -117,6 +137,11 @@ def cameras_of(name: str, card: Embodiment) -> tuple[str, ...]:
         DeployError: the name means nothing.
     """
     check_policy(name)
+    if is_remote(name):
+        from robopolicy.deploy.remote_policy import RemotePolicy
+
+        with RemotePolicy(card, name, remote) as asked:
+            return asked.spec.cameras
     if not Path(name).is_dir():
         return ()
     if is_exported(name):

@@ -21,6 +21,7 @@ import numpy as np
 
 from robopolicy.control.between import Between, BetweenConfig
 from robopolicy.deploy.bus import Bus
+from robopolicy.deploy.client_errors import PolicyServerError
 from robopolicy.deploy.config import read_daemon
 from robopolicy.deploy.outlook import Outlook
 from robopolicy.deploy.policy_source import build_policy
@@ -34,6 +35,7 @@ from robopolicy.types import ActionChunk, Observation
 __all__ = ["PolicyWorker", "main"]
 
 POLL_S = 0.002
+COMPLAINT_NS = 1_000_000_000
 
 
 class PolicyWorker:
@@ -53,6 +55,7 @@ class PolicyWorker:
         self._frames = bus.ring("frames")
         self._epoch = -1
         self._last_step = self._calls = 0
+        self._complained_ns = -COMPLAINT_NS
 
     def warm_up(self, calls: int) -> None:
         """Call the policy on an invented observation, so that its first real call is not its slowest."""
@@ -88,7 +91,12 @@ class PolicyWorker:
         elif not self._between.due(step - self._last_step, waiting=False):
             return False
         observation = self._observe(number, frame)
-        chunk, inference_ns = self._decide(observation, frame)
+        try:
+            chunk, inference_ns = self._decide(observation, frame)
+        except PolicyServerError as error:
+            # Without a chunk the arm comes to rest by itself; when the server is back, the next poll has one.
+            self._complain(error)
+            return False
         self._last_step, self._calls = step, self._calls + 1
         starts_ns = monotonic_ns() + self._lead_ns
         wanted = self._between.arrived(chunk, starts_ns, standing=self._outlook.standing(starts_ns))
@@ -97,6 +105,12 @@ class PolicyWorker:
         chunk = wanted
         self._bus.mailbox.put(chunk, epoch=epoch, obs_id=number, t_made_ns=monotonic_ns(), inference_ns=inference_ns)
         return True
+
+    def _complain(self, error: PolicyServerError) -> None:
+        now_ns = monotonic_ns()
+        if now_ns - self._complained_ns > COMPLAINT_NS:
+            self._complained_ns = now_ns
+            print(f"no chunk: {error}", file=sys.stderr, flush=True)
 
     def _decide(self, observation: Observation, frame: np.void) -> tuple[ActionChunk, int]:
         split, index = bytes(frame["split"]).decode(), int(frame["index"])
@@ -128,10 +142,10 @@ class PolicyWorker:
 
 
 def _invented(spec: Any) -> Observation:
-    from robopolicy.control.kinematics import Kinematics
+    from robopolicy.control.robot import RobotKinematics
 
     card, horizon = spec.embodiment, spec.observation_horizon
-    state = np.asarray(Kinematics(card).tcp_state(card.home_position), np.float32)
+    state = np.asarray(RobotKinematics(card).tcp_state(card.home_position), np.float32)
     dt_ns = round(card.control_dt_s * 1e9)
     images = {}
     for name in spec.cameras:

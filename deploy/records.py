@@ -5,6 +5,8 @@ segment    writer -> reader            content
 =========  ==========================  ============================================================
 mailbox    policy worker -> realtime   chunks, see :mod:`robopolicy.deploy.mailbox`
 state      realtime -> all             one record per tick (``StateRing``)
+tape       realtime -> logger          what went into each tick and came out, see :mod:`robopolicy.deploy.blackbox_tape`
+recording  logger -> supervisor        how the black box is doing
 schedule   realtime -> policy worker   what is going to be executed, after every chunk that was accepted
 events     supervisor -> realtime      operator and internal events of the state machine
 setpoints  realtime -> robot           time-stamped setpoints (simulated robot only)
@@ -23,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.control.setpoint_check import VIOLATIONS
+from robopolicy.deploy.blackbox_tape import tape_dtype
 from robopolicy.deploy.mailbox import chunk_dtype
 from robopolicy.embodiment import Embodiment
 
@@ -34,12 +38,11 @@ __all__ = [
     "PROCESSES",
     "REASONS",
     "REFUSALS",
-    "VIOLATIONS",
     "Layout",
     "code_of",
 ]
 
-PROCESSES = ("supervisor", "realtime", "worker", "robot")
+PROCESSES = ("supervisor", "realtime", "worker", "robot", "logger", "operator", "deadman", "guardian", "sensors")
 """Words of the heartbeat segment."""
 
 EXECUTOR_MODES = ("none", "tracking", "stopping", "holding", "fault")
@@ -60,12 +63,10 @@ REASONS = (
     "robot_lost",
     "robot_fault",
     "executor_fault",
+    "deadman_lost",
+    "sensors_lost",
 )
 """Why the arm last left a moving state."""
-
-VIOLATIONS = ("position", "velocity", "acceleration", "jerk", "jump", "non_finite", "order")
-"""What the robot may find wrong with a setpoint: the card's four limits by finite differences, a stream that does not
-begin where the robot stands, a NaN, a time that does not advance."""
 
 FLAG_RUNNING, FLAG_MOVING, FLAG_END = 1, 2, 4
 """Flags of a setpoint: the arm is RUNNING (a gap counts as missing); it may move; the stream ends here on purpose."""
@@ -111,6 +112,8 @@ class Layout:
         """Segment name -> (dtype, capacity) of every plain ring."""
         return {
             "state": (self.state_dtype, self.state_capacity),
+            "tape": (tape_dtype(self.joints, len(PROCESSES)), self.state_capacity),
+            "recording": (RECORDING, 8),
             "schedule": (chunk_dtype(self.chunk_steps, self.action), 4),
             "events": (EVENT, 64),
             "setpoints": (self.setpoint_dtype, 512),
@@ -194,6 +197,16 @@ EVENT = np.dtype([("time_ns", "<i8"), ("event", "S24")])
 
 COMMAND = np.dtype([("kind", "S16"), ("split", "S16"), ("index", "<u8")])
 """An order to the simulated robot: ``reset`` (split, index) or ``snapshot``."""
+
+RECORDING = np.dtype(
+    [
+        ("recording", "u1"),
+        *((name, "<u8") for name in ("bytes", "records", "lost", "files", "dumps")),
+        ("file", f"S{TEXT_BYTES}"),
+        ("message", f"S{TEXT_BYTES}"),
+    ]
+)
+"""State of the black box: bytes and records in this file, records lost since the logger began."""
 
 REPORT = np.dtype(
     [

@@ -83,6 +83,8 @@ INTERNAL_EVENTS = (
     "robot_lost",
     "robot_fault",
     "executor_fault",
+    "deadman_lost",
+    "sensors_lost",
 )
 """What the real-time loop and the supervisor find out."""
 
@@ -108,6 +110,8 @@ _TABLE: dict[str, dict[State, State]] = {
     "worker_lost": dict.fromkeys((_S.ALIGNING, _S.RUNNING, _S.PAUSED), _S.STOPPING),
     "overrun": dict.fromkeys((_S.ALIGNING, _S.RUNNING, _S.PAUSED), _S.STOPPING),
     "supervisor_lost": dict.fromkeys((_S.ALIGNING, _S.RUNNING, _S.PAUSED), _S.STOPPING),
+    "deadman_lost": dict.fromkeys((_S.ALIGNING, _S.RUNNING), _S.STOPPING),
+    "sensors_lost": dict.fromkeys((_S.ALIGNING, _S.RUNNING), _S.STOPPING),
     "robot_lost": {s: _S.FAULT for s in _S if s not in (_S.OFFLINE, _S.ESTOP)},
     "robot_fault": {s: _S.FAULT for s in _S if s not in (_S.OFFLINE, _S.ESTOP)},
     "executor_fault": {s: _S.FAULT for s in _S if s.streaming},

@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from robopolicy.deploy.blackbox_status import Revival, recording_of
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, read_daemon
 from robopolicy.deploy.control_socket import ControlServer
 from robopolicy.deploy.monitor import Monitor, report_of
 from robopolicy.deploy.process import ParentWatch
 from robopolicy.deploy.records import Layout
-from robopolicy.deploy.state_machine import OPERATOR_EVENTS
+from robopolicy.deploy.state_machine import OPERATOR_EVENTS, State
+from robopolicy.deploy.systemd import Service
 from robopolicy.errors import DeployError, explain
 from robopolicy.seeding import SPLITS
 
@@ -47,6 +49,14 @@ class Supervisor:
         self._modules = dict(MODULES)
         if config.robot.process:
             self._modules["robot"] = config.robot.process
+        if config.has_sensors:
+            self._modules["sensors"] = "robopolicy.deploy.sensors"
+        if config.deploy.guardian:
+            self._modules["guardian"] = "robopolicy.deploy.guardian"
+        if config.deploy.operator.port >= 0:
+            self._modules["operator"] = "robopolicy.deploy.operator"
+        if config.deploy.blackbox:
+            self._modules["logger"] = "robopolicy.deploy.logger"
         layout = Layout.of(
             config.card,
             cameras=config.cameras,
@@ -58,11 +68,13 @@ class Supervisor:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, IO[bytes]] = {}
         self._reported: set[int] = set()
+        self._service = Service()
+        self._revival = Revival()
         self.leaving = False
 
     def start(self) -> None:
         """Start all processes."""
-        for name in ("robot", "realtime", "worker"):
+        for name in ("robot", "guardian", "logger", "realtime", "sensors", "worker", "operator"):
             if name in self._modules:
                 self.spawn(name)
 
@@ -90,6 +102,20 @@ class Supervisor:
                 self._bus.heartbeat.clear(name)
                 if name in ("worker", "robot"):
                     self._bus.post_event(f"{name}_lost")
+
+        logger = self._children.get("logger")
+        if logger is not None and logger.poll() is not None and not self.leaving and self._revival.due():
+            self.spawn("logger")
+        self._tell_service()
+
+    def _tell_service(self) -> None:
+        """Feed systemd's watchdog, only while the arm's loop ticks; nothing where systemd did not start us."""
+        if self._service.active:
+            beat, state = self._bus.heartbeat, self.monitor.state()
+            ready = all(c.poll() is None and beat.age_s(n) is not None for n, c in self._children.items())
+            status = f"{state['state']} {state['reason']}".strip()
+            streaming = State[state["state"]].streaming
+            self._service.poll(ready=ready, realtime_age_s=beat.age_s("realtime"), streaming=streaming, status=status)
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer one request of the control socket.
@@ -135,7 +161,7 @@ class Supervisor:
         if "robot" not in self._modules:
             raise DeployError(explain("only a simulated robot can set up a scene", given=self._config.robot.target))
         state = self.monitor.state()["state"]
-        if state not in ("CONNECTED", "ARMED", "FAULT", "ESTOP"):
+        if state not in ("OFFLINE", "CONNECTED", "ARMED", "FAULT", "ESTOP"):
             raise DeployError(
                 explain("a scene is set up while nothing is streamed", given=state, mend="send disable first")
             )
@@ -161,6 +187,7 @@ class Supervisor:
             "processes": processes,
             "scene": self.monitor.scene(),
             "report": report_of(self._bus),
+            "blackbox": recording_of(self._bus),
         }
 
     def _begin_episode(self) -> dict[str, Any]:
@@ -181,13 +208,23 @@ class Supervisor:
 
     def close(self) -> None:
         """End everything in order: the loop brakes and holds first, then the worker, then the robot's body."""
-        for name, number in (("realtime", signal.SIGTERM), ("worker", signal.SIGKILL), ("robot", signal.SIGTERM)):
+        self._service.stopping()
+        order = {
+            "realtime": signal.SIGTERM,
+            "guardian": signal.SIGTERM,
+            "worker": signal.SIGKILL,
+            "sensors": signal.SIGTERM,
+        }
+        # the page last but one: it shows how the arm came to rest
+        order |= {"operator": signal.SIGTERM, "robot": signal.SIGTERM, "logger": signal.SIGTERM}
+        for name, number in order.items():
             child = self._children.get(name)
             if child is not None and child.poll() is None:
                 child.send_signal(number)
                 self._await(child)
         for log in self._logs.values():
             log.close()
+        self._service.close()
         self._bus.close()
 
     def _await(self, child: subprocess.Popen[bytes]) -> None:

@@ -8,11 +8,22 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robopolicy.embodiment import Embodiment
 from robopolicy.types import ActionChunk, Batch, Losses, Observation, RobotState, Setpoint
 
-__all__ = ["BatchPolicy", "Policy", "PolicySpec", "RobotDriver", "TrainablePolicy"]
+__all__ = [
+    "BatchPolicy",
+    "ForceSensing",
+    "Guarded",
+    "Policy",
+    "PolicySpec",
+    "RobotDriver",
+    "SpeedScaled",
+    "StopChannel",
+    "TrainablePolicy",
+]
 
 
 @dataclass(frozen=True)
@@ -117,10 +128,32 @@ class TrainablePolicy(Policy, Protocol):
 
 @runtime_checkable
 class RobotDriver(Protocol):
-    """The only write path to a robot.
+    """The only write path to a robot; built as ``Class(card, tick_s=, timeout_s=, **options)`` without connecting.
 
-    A context manager: leaving it stops softly and holds; torque is never just dropped.
+    A context manager: leaving it stops softly and holds; torque is never just dropped. What some robots can do besides
+    are the protocols below it.
+
+    Attributes:
+        buffered: Setpoints carry their time and are kept by the robot until then. False: each is carried out at once.
     """
+
+    buffered: bool
+
+    def connect(self) -> None:
+        """Reach the robot; may block for 10 s. Sends nothing that moves or powers. Afterwards :meth:`read` works.
+
+        Raises:
+            DeployError: it cannot be reached, or is another robot; says what to look at.
+        """
+        ...
+
+    def enable(self) -> None:
+        """Power on under the present pose and arm the vendor's own watchdog; may block for 3 s.
+
+        Raises:
+            DeployError: the controller refuses.
+        """
+        ...
 
     @property
     def embodiment(self) -> Embodiment:
@@ -128,7 +161,7 @@ class RobotDriver(Protocol):
         ...
 
     def read(self) -> RobotState:
-        """Newest measured state.
+        """Newest measured state, within a tick. Its time is when the controller's own clock was last seen to advance.
 
         Raises:
             DeployError: the controller no longer answers or its time stamp stopped advancing.
@@ -147,8 +180,58 @@ class RobotDriver(Protocol):
         """Controlled stop by the robot's own means, then hold."""
         ...
 
+    def close(self) -> None:
+        """Stop, hold and let go of the connection; motors stay powered. More than once does no harm."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class SpeedScaled(Protocol):
+    """A robot whose controller can slow everything down by itself."""
+
+    @property
+    def speed_scale(self) -> float:
+        """Share of full speed at which it carries setpoints out now, 0..1."""
+        ...
+
+
+@runtime_checkable
+class ForceSensing(Protocol):
+    """A robot that feels forces at its tool."""
+
+    def wrench(self) -> NDArray[np.float64]:
+        """[6] force (N) and torque (N m) at the tool, of the last :meth:`RobotDriver.read`."""
+        ...
+
+
+@runtime_checkable
+class StopChannel(Protocol):
+    """A way to stop a robot that does not need the process which drives it."""
+
+    def stop(self) -> None:
+        """Stop the robot now.
+
+        Raises:
+            DeployError: it could not be reached.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A driver class whose robot has such a way; called in another process, without building the driver."""
+
+    @staticmethod
+    def stop_channel(card: Embodiment, options: dict[str, Any]) -> StopChannel:
+        """Open it; ``options`` are the driver's."""
+        ...

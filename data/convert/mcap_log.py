@@ -218,7 +218,9 @@ def _detect(path: Path) -> str | None:
     files = find_recordings(path) if path.is_dir() else {path.stem: (path,)} if path.is_file() else {}
     for found in files.values():
         with found[0].open("rb") as stream:
-            if stream.read(len(MAGIC)) == MAGIC:
+            head = stream.read(64)
+            # the daemon's own recordings say what they are, and need no map
+            if head.startswith(MAGIC) and b"robopolicy.blackbox" not in head:
                 return f"{found[0].name} is an MCAP file"
     return None
 

@@ -23,92 +23,13 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.deploy.records import FLAG_END, FLAG_RUNNING, VIOLATIONS
+from robopolicy.control.setpoint_check import SetpointCheck
+from robopolicy.deploy.records import FLAG_END, FLAG_RUNNING
 from robopolicy.embodiment import Embodiment
 
-__all__ = ["RobotController", "SetpointCheck"]
+__all__ = ["RobotController"]
 
 Vector = NDArray[np.float64]
-
-
-class SetpointCheck:
-    """Judges a stream of setpoints by finite differences: position, velocity, acceleration, jerk.
-
-    Args:
-        card: Whose limits.
-        jump: Largest distance between the first setpoint of a stream and where the robot stands, in channel units.
-        tolerance: Relative excess that is still rounding.
-
-    Attributes:
-        violations: Counts by kind, in the order of :data:`~robopolicy.deploy.records.VIOLATIONS`.
-        worst: Largest value over its limit, by kind; 1 is the limit.
-    """
-
-    def __init__(self, card: Embodiment, *, jump: float = 0.05, tolerance: float = 1e-6):
-        joints = card.joints
-        self._lower, self._upper = joints.lower, joints.upper
-        self._limits = {kind: joints.limit(f"max_{kind}") for kind in ("velocity", "acceleration", "jerk")}
-        self._jump, self._tolerance, self._tick_s = jump, tolerance, card.tick_s
-        self.reset_counts()
-        self.restart(None)
-
-    def reset_counts(self) -> None:
-        """Forget what was counted."""
-        self.violations = dict.fromkeys(VIOLATIONS, 0)
-        self.worst = dict.fromkeys(VIOLATIONS, 0.0)
-
-    def restart(self, standing: Vector | None) -> None:
-        """A new stream begins; its first setpoint must lie where the robot stands ([J], or None to accept any)."""
-        self._standing = None if standing is None else standing.copy()
-        self._time_ns: int | None = None
-        self._derivatives: list[tuple[float, Vector]] = []
-
-    def check(self, time_ns: int, position: Vector) -> list[str]:
-        """Judge the next setpoint. -> kinds violated."""
-        if not np.isfinite(position).all():
-            return self._count({"non_finite": np.inf})
-        found: dict[str, float] = {}
-        span = self._upper - self._lower
-        outside = np.maximum(self._lower - position, position - self._upper) / span
-        if outside.max() > self._tolerance:
-            found["position"] = 1.0 + float(outside.max())
-        if self._time_ns is None:
-            if self._standing is not None and (distance := float(np.abs(position - self._standing).max())) > self._jump:
-                found["jump"] = distance / self._jump
-            self._derivatives = [(0.0, position.copy())]
-        elif time_ns <= self._time_ns:
-            return self._count({"order": 1.0})
-        else:
-            dt = (time_ns - self._time_ns) / 1e9
-            found |= self._differences(dt, position)
-        self._time_ns = time_ns
-        return self._count(found)
-
-    def _differences(self, dt: float, position: Vector) -> dict[str, float]:
-        """Backward differences up to the third; each order appears once enough setpoints have been seen."""
-        found = {}
-        hole = dt > 1.5 * self._tick_s
-        fresh: list[tuple[float, Vector]] = [(dt, position.copy())]
-        for kind, (_, before) in zip(self._limits, self._derivatives, strict=False):
-            rate = (fresh[-1][1] - before) / dt
-            # Rounding of the positions (about 1e-15) grows by 1 / dt with each order.
-            noise = 1e-14 / dt ** len(fresh)
-            over = np.abs(rate) / (self._limits[kind] + noise)
-            if hole and kind != "velocity":
-                break
-            self.worst[kind] = max(self.worst[kind], float(over.max()))
-            if over.max() > 1 + self._tolerance:
-                found[kind] = float(over.max())
-            fresh.append((dt, rate))
-        # Across a hole only the mean velocity is known; the gap itself is counted by the controller.
-        self._derivatives = fresh[: 1 if hole else 3]
-        return found
-
-    def _count(self, found: dict[str, float]) -> list[str]:
-        for kind, size in found.items():
-            self.violations[kind] += 1
-            self.worst[kind] = max(self.worst[kind], size)
-        return list(found)
 
 
 class RobotController:

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from robopolicy.control.clock import MonotonicClock
+from robopolicy.control.setpoint_check import VIOLATIONS
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import read_daemon
 from robopolicy.deploy.drivers.controller import RobotController
-from robopolicy.deploy.drivers.plant import Plant
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
-from robopolicy.deploy.records import TEXT_BYTES, VIOLATIONS
+from robopolicy.deploy.records import TEXT_BYTES
 from robopolicy.deploy.shm import monotonic_ns
 from robopolicy.embodiment import Embodiment
 from robopolicy.registry import load_target
+from robopolicy.sim.plant import Plant
 
 __all__ = ["SimRobot", "main"]
 

@@ -27,13 +27,17 @@ class SimRobotDriver:
     Args:
         card: Embodiment of the robot.
         bus: Shared memory of the daemon.
+        tick_s: Time between two setpoints; the robot takes any.
         timeout_s: How long the controller's clock may stand still.
 
     Attributes:
         flags: Flags of the next setpoints, set by the real-time loop.
     """
 
-    def __init__(self, card: Embodiment, *, bus: Bus, timeout_s: float):
+    on_bus = True
+    buffered = True
+
+    def __init__(self, card: Embodiment, *, bus: Bus, timeout_s: float, tick_s: float = 0.0):
         self._card, self._bus, self._timeout_s = card, bus, timeout_s
         self._ring, self._setpoints = bus.ring("robot"), bus.ring("setpoints")
         self._seen_ns = self._advanced_ns = 0
@@ -46,6 +50,12 @@ class SimRobotDriver:
     def embodiment(self) -> Embodiment:
         """Card of the robot behind it."""
         return self._card
+
+    def connect(self) -> None:
+        """Nothing to do: the memory is shared from the beginning."""
+
+    def enable(self) -> None:
+        """Nothing to do: its motors are always on."""
 
     def read(self) -> RobotState:
         """Newest measured state.
@@ -92,13 +102,17 @@ class SimRobotDriver:
             self._send(Setpoint(0, self._last.position), monotonic_ns(), FLAG_END)
         self._streaming = False
 
+    def close(self) -> None:
+        """Brake and hold."""
+        self.stop()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self.close()
 
     def _send(self, setpoint: Setpoint, t_ns: int, flags: int) -> None:
         record = np.zeros((), self._setpoints.dtype)

@@ -7,16 +7,31 @@ terminal, with the run folder (out=) of a running daemon:
   robopolicy deploy status DIR
   robopolicy deploy start|stop|pause|resume|estop|arm|enable DIR
 
+With the black box that every run leaves (docs/blackbox.md), and before a robot is trusted with a policy:
+
+  robopolicy deploy replay DIR|FILE.mcap            recompute every setpoint and compare bit for bit
+  robopolicy deploy replay FILE.mcap robot=NAME     play its chunks on that robot
+  robopolicy deploy diff DIR|FILE.mcap              commanded against measured, per joint
+  robopolicy deploy dry-run RUN robot=NAME          everything but sending
+  robopolicy deploy calibrate-latency RUN robot=NAME
+  robopolicy deploy calibrate-servos robot=NAME device=PATH out=FILE
+
+The operator's page (docs/operator.md) is served with deploy.operator.port=0; as a service of systemd:
+
+  robopolicy deploy install-service RUN robot=NAME [--user]
+
 A hardware emergency stop stays mandatory: this software is not a safety function.
 
 Examples:
   robopolicy deploy runs/pick robot=sim_panda
   robopolicy deploy runs/pick robot=sim_panda episodes=20 kill_test=true out=runs/pick/deploy
   robopolicy deploy expert robot=sim_ur5e_2f85 episodes=1
+  robopolicy deploy ws://127.0.0.1:8000 robot=sim_panda
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -31,6 +46,7 @@ from robopolicy.control.config import ControlConfig
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
 from robopolicy.deploy.control_socket import request
 from robopolicy.deploy.daemon import Daemon
+from robopolicy.deploy.operator import page_url
 from robopolicy.deploy.policy_source import cameras_of, check_policy
 from robopolicy.embodiment import load_embodiment
 from robopolicy.errors import CommandError, explain
@@ -40,12 +56,22 @@ __all__ = ["CONFIG", "CliConfig", "run"]
 REMOTE = ("status", "start", "stop", "pause", "resume", "estop", "arm", "enable", "disable", "shutdown")
 """Words that talk to a running daemon instead of starting one."""
 
+TOOLS = {
+    "replay": "robopolicy.cli.deploy_replay",
+    "diff": "robopolicy.cli.deploy_diff",
+    "dry-run": "robopolicy.cli.deploy_dry_run",
+    "calibrate-latency": "robopolicy.cli.deploy_calibrate",
+    "calibrate-servos": "robopolicy.cli.deploy_calibrate_servos",
+    "install-service": "robopolicy.cli.deploy_install",
+}
+"""Words that have a file of their own."""
+
 
 @dataclass(frozen=True)
 class CliConfig:
     """Keys of ``robopolicy deploy``."""
 
-    policy: str = setting("run folder, expert, null, random, or module:attribute of a factory; also the first argument")
+    policy: str = setting("run folder, expert, null, random, module:attribute, ws://HOST:PORT; also the first argument")
     robot: RobotConfig = setting("robopolicy list robots")
     deploy: DeployConfig = setting("tunables of the daemon")
     out: str | None = setting("run folder of the daemon; null: deploy in the policy's folder, or runs/deploy")
@@ -64,6 +90,8 @@ def run(argv: Sequence[str]) -> int:
     """Deploy, or talk to a daemon. Returns 0 when the arm was left in HOLD as planned, 1 otherwise."""
     if argv and argv[0] in REMOTE:
         return _remote(argv)
+    if argv and argv[0] in TOOLS:
+        return int(importlib.import_module(TOOLS[argv[0]]).begin(argv[1:]))
     config = parse(CliConfig, "deploy", argv, positional=("policy",))
     home = Path(config.policy) / "deploy" if Path(config.policy).is_dir() else Path("runs/deploy")
     out = Path(config.out) if config.out else home
@@ -119,12 +147,14 @@ def _episodes(config: CliConfig, out: Path) -> int:
 def _foreground(config: CliConfig, out: Path) -> int:
     card = load_embodiment(config.robot.embodiment)
     check_policy(config.policy)
-    cameras = cameras_of(config.policy, card) if config.cameras is None else config.cameras
+    cameras = cameras_of(config.policy, card, config.deploy.remote) if config.cameras is None else config.cameras
     daemon_config = DaemonConfig(config.policy, config.robot, config.deploy, to_dict(config.control), cameras)
     print("a hardware emergency stop stays mandatory; Ctrl-C is a planned stop")
     with Daemon(out, daemon_config) as daemon:
         try:
             daemon.up()
+            if config.deploy.operator.port >= 0:
+                print(f"operator's page: {page_url(out)}")
             daemon.request("start")
             while daemon.process.poll() is None:
                 _show(daemon.status())

@@ -992,6 +992,8 @@ static void Path_dealloc(Path *self) {
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
+#define OVERSHOOT 0.004
+
 static void orthonormal6(double *r) {
     double n = pow(r[0] * r[0] + r[1] * r[1] + r[2] * r[2], -0.5);
     double x0 = r[0] * n, x1 = r[1] * n, x2 = r[2] * n, d = x0 * r[3] + x1 * r[4] + x2 * r[5];
@@ -1000,24 +1002,37 @@ static void orthonormal6(double *r) {
     r[0] = x0, r[1] = x1, r[2] = x2, r[3] = y0 * n, r[4] = y1 * n, r[5] = y2 * n;
 }
 
+/* Slopes of the twice differentiable cubic spline with first and last slope given, kept within what does not overshoot;
+   see _slopes in curve.py. Scratch [K] stands behind the slopes. */
 static void path_slopes(Path *self, const double *rate) {
     int K = self->knots, A = self->width;
-    memset(self->slopes, 0, 8 * (size_t)K * A);
+    double *m = self->slopes, *upper = m + (size_t)K * A;
+    memset(m, 0, 8 * (size_t)K * A);
     if (K == 1) return;
-    for (int j = 0; j < A; j++) {
-        double before = 0, width_before = 0;
-        for (int i = 0; i + 1 < K; i++) {
-            double width = (double)(self->time_ns[i + 1] - self->time_ns[i]) * 1e-9;
-            double secant = (self->values[(i + 1) * A + j] - self->values[i * A + j]) / width;
-            if (i > 0) {
-                double heavy = 2 * width + width_before, light = width + 2 * width_before;
-                self->slopes[i * A + j] = before * secant > 0 ? (heavy + light) / (heavy / before + light / secant) : 0.0;
-            }
-            before = secant, width_before = width;
-        }
-        self->slopes[j] = rate[j];
-        self->slopes[(K - 1) * A + j] = before;
+#define WIDTH(i) ((double)(self->time_ns[(i) + 1] - self->time_ns[i]) * 1e-9)
+#define SECANT(i) ((self->values[((i) + 1) * A + j] - self->values[(i) * A + j]) / WIDTH(i))
+    upper[0] = 0.0;
+    for (int i = 1; i + 1 < K; i++) {
+        double left = WIDTH(i - 1), right = WIDTH(i);
+        upper[i] = left / (2.0 * (left + right) - right * upper[i - 1]);
     }
+    for (int j = 0; j < A; j++) {
+        m[j] = rate[j];
+        m[(K - 1) * A + j] = SECANT(K - 2);
+        for (int i = 1; i + 1 < K; i++) {
+            double left = WIDTH(i - 1), right = WIDTH(i);
+            double load = 3.0 * (right * SECANT(i - 1) + left * SECANT(i));
+            m[i * A + j] = (load - right * m[(i - 1) * A + j]) / (2.0 * (left + right) - right * upper[i - 1]);
+        }
+        for (int i = K - 2; i > 0; i--) m[i * A + j] = m[i * A + j] - upper[i] * m[(i + 1) * A + j];
+        for (int i = 1; i + 1 < K; i++) {
+            double before = SECANT(i - 1), after = SECANT(i), least = fmin(fabs(before), fabs(after));
+            double most = (before * after > 0 ? 3.0 * least : 0.0) + OVERSHOOT / fmin(WIDTH(i - 1), WIDTH(i));
+            m[i * A + j] = fmin(fmax(m[i * A + j], -most), most);
+        }
+    }
+#undef WIDTH
+#undef SECANT
 }
 
 /* Path(times, values [K, A], rate [A], tail_ns, rotation, gripper) */
@@ -1040,7 +1055,7 @@ static int Path_init(Path *self, PyObject *args, PyObject *keywords) {
     if (good) {
         self->knots = (int)K, self->width = (int)A;
         self->time_ns = PyMem_Malloc(8 * K);
-        self->values = PyMem_Malloc(16 * K * A);
+        self->values = PyMem_Malloc(16 * K * A + 8 * K);
         good = self->time_ns && self->values;
         if (!good) PyErr_NoMemory();
     } else PyErr_Format(PyExc_ValueError, "values must be [%zd, A], A at most %d", K, MOST_ACTIONS);
@@ -1168,7 +1183,7 @@ static PyObject *Path_join(Path *self, PyObject *const *args, Py_ssize_t count) 
         made = (Path *)PathType.tp_alloc(&PathType, 0);
         if (made) {
             made->time_ns = PyMem_Malloc(8 * (K + 1));
-            made->values = PyMem_Malloc(16 * (K + 1) * A);
+            made->values = PyMem_Malloc(16 * (K + 1) * A + 8 * (K + 1));
             if (!made->time_ns || !made->values) {
                 Py_CLEAR(made);
                 PyErr_NoMemory();

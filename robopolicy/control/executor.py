@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopolicy.control.between import delay_steps
+from robopolicy.control.clearance import ClearanceConfig
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter import SafetyLimiter
 from robopolicy.control.native import MOST_CHANNELS, native
@@ -83,14 +85,19 @@ class Executor:
         embodiment: Card of the robot.
         config: Tunables.
         tick_s: Seconds between two ticks; the card's by default.
+        clearance: See :class:`~robopolicy.control.limiter.SafetyLimiter`.
     """
 
     def __init__(
-        self, embodiment: Embodiment, config: ControlConfig | None = None, tick_s: float | None = None
+        self,
+        embodiment: Embodiment,
+        config: ControlConfig | None = None,
+        tick_s: float | None = None,
+        clearance: Mapping[str, ClearanceConfig] | None = None,
     ) -> None:
         self.embodiment = embodiment
         self.config = config or ControlConfig()
-        self.limiter = SafetyLimiter(embodiment, self.config, tick_s)
+        self.limiter = SafetyLimiter(embodiment, self.config, tick_s, clearance)
         self.kinematics = self.limiter.kinematics
         self.schedule = ChunkSchedule(embodiment, self.config)
         self.tick_s = self.limiter.tick_s

@@ -168,6 +168,15 @@ class Kinematics:
             pose = links[:, i] @ pose
         return pose[:, :3, 3], pose[:, :3, :3]
 
+    def link_poses(self, q_arm: ArrayLike) -> Array:
+        """Frames of the base and of every link of many configurations. [N, n] rad -> [N, 1 + n, 4, 4]."""
+        links = self._links(np.asarray(q_arm, dtype=float))
+        poses = np.empty((len(links), links.shape[1] + 1, 4, 4))
+        poses[:, 0] = np.eye(4)
+        for i in range(links.shape[1]):
+            poses[:, i + 1] = poses[:, i] @ links[:, i]
+        return poses
+
     def jacobian(self, q_arm: ArrayLike) -> Array:
         """Geometric Jacobian of the TCP. [n] rad -> [6, n]: rows linear (m/rad), then angular (rad/rad)."""
         return self.pose_and_jacobian(q_arm)[2]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robopolicy.control.channel import ChannelLimiter
+from robopolicy.control.clearance import ClearanceConfig, ClearanceGuard
 from robopolicy.control.config import ControlConfig
 from robopolicy.control.limiter_core import make_core
 from robopolicy.control.native import finite, native
@@ -44,10 +46,15 @@ class SafetyLimiter:
         embodiment: Card with the limits.
         config: Shares of the card's limits, and the greatest age of a state.
         tick_s: Seconds between two calls; the card's ``tick_s`` by default.
+        clearance: What each arm keeps clear of, by the arm's name ('' for the only one).
     """
 
     def __init__(
-        self, embodiment: Embodiment, config: ControlConfig | None = None, tick_s: float | None = None
+        self,
+        embodiment: Embodiment,
+        config: ControlConfig | None = None,
+        tick_s: float | None = None,
+        clearance: Mapping[str, ClearanceConfig] | None = None,
     ) -> None:
         self.config = config or ControlConfig()
         self.tick_s = embodiment.tick_s if tick_s is None else float(tick_s)
@@ -66,6 +73,11 @@ class SafetyLimiter:
         ]
         self._count, self._longest_ns = len(channels), self.config.max_state_age_s * 1e9
         self._core = make_core(channels, self.kinematics)
+        self._clearance = [
+            (part.joints, ClearanceGuard(part.kinematics, found, *_tick_limits(channels, part.joints)))
+            for part in self.kinematics.parts
+            if (found := (clearance or {}).get(part.name)) is not None and not found.empty
+        ]
         self._arm_bits = sum(1 << int(i) for i in self.arm_joints)
         self._fault: str | None = None
         self._fault_bits = 0
@@ -145,6 +157,8 @@ class SafetyLimiter:
                     mend="start at rest",
                 )
             )
+        for joints, guard in self._clearance:
+            guard.begin(p[joints].tolist())
         self._fault, self._fault_bits = None, 0
         self._state_time_ns: int | None = None
         self._state_repeats = 0
@@ -204,12 +218,12 @@ class SafetyLimiter:
         else:
             self._watch(state, self.tick_s, now_ns)
         if self._fault is None:
-            sent = np.empty(self._count)
+            sent, before = np.empty(self._count), self._state() if self._clearance else None
             met = native.track(path, follower, self._core, target_ns, nullspace, position, velocity, reference, sent)
-            if met is True:
-                return sent, CLEAR
             if met:
-                return sent, Verdict(*met)
+                if before is not None and not self._is_clear():
+                    return self._keep_clear(sent, before)
+                return sent, CLEAR if met is True else Verdict(*met)
             self._latch(f"{'command' if met is None else 'measured state'} is not finite", Limit.FINITE)
         return self._brake()
 
@@ -260,9 +274,41 @@ class SafetyLimiter:
             self._latch(f"measured state is {age_s:.3f} s old, allowed {longest_s} s", Limit.STALENESS)
 
     def _limit(self, wish: NDArray[np.float64]) -> tuple[NDArray[np.floating], Verdict]:
-        sent = np.empty(self._count)
+        sent, before = np.empty(self._count), self._state() if self._clearance else None
         bits, touched = self._core.limit(wish, sent)
+        if before is not None and not self._is_clear():
+            return self._keep_clear(sent, before)
         return sent, Verdict(bits, touched) if bits else CLEAR
+
+    def _is_clear(self) -> bool:
+        p, v, a = self._state()
+        found = all(guard.clear(p[j].tolist(), v[j].tolist(), a[j].tolist()) for j, guard in self._clearance)
+        if found:
+            for joints, guard in self._clearance:
+                guard.settle(p[joints].tolist())
+        return found
+
+    def _keep_clear(
+        self, sent: NDArray[np.float64], before: NDArray[np.float64]
+    ) -> tuple[NDArray[np.floating], Verdict]:
+        """The largest share of the step from ``before`` [3, J] that stays clear, else one tick of braking.
+
+        Braking from ``before`` is clear: it was, when that state was accepted.
+        """
+        wish = sent.copy()
+        for share in (0.5, 0.25):
+            self._core.reset(*np.ascontiguousarray(before))
+            self._core.limit(before[0] + share * (wish - before[0]), sent)
+            if self._is_clear():
+                break
+        else:
+            self._core.reset(*np.ascontiguousarray(before))
+            self._core.brake(sent)
+        return sent, Verdict(int(Limit.CLEARANCE), (1 << self._count) - 1)
+
+
+def _tick_limits(channels: Sequence[ChannelLimiter], joints: NDArray[np.intp]) -> tuple[list[float], list[float]]:
+    return [channels[i].A for i in joints], [channels[i].J for i in joints]
 
 
 def _limits(

@@ -18,6 +18,10 @@ class Limit(enum.IntFlag):
     JERK = 16
     WORKSPACE = 32
     STALENESS = 64
+    CLEARANCE = 128
+    FOLLOWING = 256
+    FORCE = 512
+    CLIPPING = 1024
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ class Verdict:
     def staleness(self) -> bool:
         """The measured state was too old, or the controller reported a stop."""
         return bool(self.bits & Limit.STALENESS)
+
+    @property
+    def clearance(self) -> bool:
+        """A part of the robot, or its braking path, would have come too near a plane, a box or another part."""
+        return bool(self.bits & Limit.CLEARANCE)
 
 
 CLEAR = Verdict()

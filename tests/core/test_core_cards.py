@@ -279,9 +279,11 @@ def test_simulating_a_card_without_simulation_names_the_mend(name: str) -> None:
     assert simulated_embodiments() == ["allegro", "aloha", "panda", "so101", "ur5e_2f85", "xarm7"]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("aloha", "2 arms"), ("unitree_g1_inspire", "2 arms")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("unitree_g1_inspire", "an arm has no "), ("allegro", "an arm has no chain")]
+)
 def test_deploying_a_card_that_cannot_be_driven_names_the_mend(name: str, reason: str) -> None:
     robot = RobotConfig("robopolicy.deploy.drivers.sim:SimArm", embodiment=name)
-    with pytest.raises(EmbodimentError, match=rf"cannot be deployed; given: it has {reason}.*mend: give the robot"):
+    with pytest.raises(EmbodimentError, match=rf"cannot be deployed; given: .*{reason}.*mend: give the robot"):
         DaemonConfig("module:policy", robot)
-    assert DaemonConfig("module:policy", dataclasses.replace(robot, embodiment="so101")).card.name == "so101"
+    assert DaemonConfig("module:policy", dataclasses.replace(robot, embodiment="aloha")).card.name == "aloha"

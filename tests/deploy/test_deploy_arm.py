@@ -6,10 +6,10 @@ import pytest
 from robopolicy.control.clock import VirtualClock
 from robopolicy.control.executor import Executor
 from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.setpoint_check import SetpointCheck
 from robopolicy.deploy.arm import Arm
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, DeployConfig, RobotConfig
-from robopolicy.deploy.drivers.controller import SetpointCheck
 from robopolicy.deploy.realtime import control_config, run_loop
 from robopolicy.deploy.records import REASONS, REFUSALS, Layout
 from robopolicy.deploy.state_machine import State
@@ -26,6 +26,8 @@ ROBOT = RobotConfig(target="x:y", embodiment="panda")
 
 class FakeDriver:
     """An arm that is where it was told to be, and judges what it is told."""
+
+    buffered = True
 
     def __init__(self, clock):
         self.clock, self.flags = clock, 0
@@ -52,6 +54,15 @@ class FakeDriver:
         self.position = np.array(setpoint.position)
         self.sent.append(setpoint)
         self.when.append(t_ns)
+
+    def connect(self):
+        pass
+
+    def enable(self):
+        pass
+
+    def close(self):
+        self.stop()
 
     def hold(self):
         self.holds += 1

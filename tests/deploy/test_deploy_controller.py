@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robopolicy.deploy.drivers.controller import RobotController, SetpointCheck
+from robopolicy.control.setpoint_check import SetpointCheck
+from robopolicy.deploy.drivers.controller import RobotController
 from robopolicy.deploy.records import FLAG_END, FLAG_MOVING, FLAG_RUNNING
 from robopolicy.embodiment import load_embodiment
 

@@ -24,7 +24,7 @@ ROBOT = RobotConfig(
     target="robopolicy.deploy.drivers.sim_robot:SimRobotDriver",
     embodiment="panda",
     process="robopolicy.deploy.drivers.sim_process",
-    plant="robopolicy.deploy.drivers.plant:KinematicPlant",
+    plant="robopolicy.sim.plant:KinematicPlant",
     options={"success_m": 0.03},
 )
 # Wide enough for a machine that does other things as well.

@@ -98,7 +98,10 @@ def test_gauge_reads_the_force_on_the_peg(env):
     touching = real > 3
     assert touching.sum() > 15
     assert abs(np.median(read[touching] - real[touching])) < 1
-    assert np.abs(read[real == 0]).max() < 2.5, "in the air only the hand's own acceleration shows"
+    # pressed on, the peg chatters: an instant without contact between two with it is not the air
+    air = np.convolve(real > 0, np.ones(3), mode="same") == 0
+    assert air.sum() > 15
+    assert np.abs(read[air]).max() < 2.5, "in the air only the hand's own acceleration shows"
     assert np.median(np.abs(read[touching])) > 3  # control: it is not simply zero
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from robopolicy.control.kinematics import Kinematics
+from robopolicy.control.robot import RobotKinematics
 from robopolicy.embodiment import Embodiment
 
 __all__ = ["KinematicPlant", "Plant", "Sensed"]
@@ -51,7 +51,7 @@ class Plant(Protocol):
         ...
 
     def servo(self, target: Vector) -> None:
-        """Advance one tick of ``setpoint_hz`` with the motors commanded to ``target`` [J]."""
+        """Advance one tick with the motors commanded to ``target`` [J]."""
         ...
 
     def measure(self) -> tuple[Vector, Vector]:
@@ -78,12 +78,22 @@ class KinematicPlant:
         cameras: Cameras to serve; the images are black.
         task: Ignored; every plant is built with the same arguments.
         success_m: Distance in metres, 0 for never.
+        rate_hz: Calls of :meth:`servo` per second; the card's ``setpoint_hz`` by default.
     """
 
-    def __init__(self, card: Embodiment, *, cameras: tuple[str, ...] = (), task: str = "", success_m: float = 0.0):
+    def __init__(
+        self,
+        card: Embodiment,
+        *,
+        cameras: tuple[str, ...] = (),
+        task: str = "",
+        success_m: float = 0.0,
+        rate_hz: float | None = None,
+    ):
+        self._tick_s = 1.0 / rate_hz if rate_hz else card.tick_s
         self.horizon, self.initial_state = 100, list(card.home_position)
         self._card, self._success_m = card, success_m
-        self._kinematics = Kinematics(card)
+        self._kinematics = RobotKinematics(card)
         self._images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in map(card.camera, cameras)}
         self.reset("train", 0)
 
@@ -95,7 +105,7 @@ class KinematicPlant:
 
     def servo(self, target: Vector) -> None:
         """Be at ``target``."""
-        self._velocity = (target - self._position) / self._card.tick_s
+        self._velocity = (target - self._position) / self._tick_s
         self._position = target.copy()
 
     def measure(self) -> tuple[Vector, Vector]:

@@ -1,0 +1,1 @@
+"""Cameras of real robots; each file one way to get pictures."""
