@@ -175,6 +175,7 @@ class Bench:
             ),
         )
         self.daemon: Daemon | None = None
+        self.stopped = False
 
     def swing(self) -> None:
         """Whatever happened, bring the arm into motion, with a new daemon if it must be; three attempts.
@@ -194,7 +195,10 @@ class Bench:
     def _swing(self) -> None:
         self.fault_file.write_text("")
         self.box.fault(**CLEAR)
-        self.box.recover()
+        if self.stopped:
+            # a person at the pendant, or at the switch of the supply
+            self.box.recover()
+        self.stopped = False
         if self.daemon is not None and not self._whole():
             self.end()
         if self.daemon is None:
@@ -256,6 +260,7 @@ def inject(bench: Bench, fault: Fault) -> None:
         bench.fault_file.write_text(name)
     elif name in WIRE:
         bench.box.fault(**WIRE[name])
+        bench.stopped = name in ("protective_stop", "emergency_stop")
     elif fault.kind == "process":
         _process(bench, name)
     elif name in ("stop", "estop"):
