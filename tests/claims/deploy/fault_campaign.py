@@ -176,6 +176,7 @@ class Bench:
         )
         self.daemon: Daemon | None = None
         self.stopped = False
+        self.before = 0
 
     def swing(self) -> None:
         """Whatever happened, bring the arm into motion, with a new daemon if it must be; three attempts.
@@ -308,13 +309,15 @@ def outcome(bench: Bench, fault: Fault, state: str) -> dict[str, Any]:
     report = {} if gone else bench.box.report()
     still = gone or bool(report["at_rest"])
     ended = state in STOPPED and still
-    bad = 0 if gone else report["violated"] + report.get("torque_dropped", 0)
+    bad = 0 if gone else report["violated"] + report.get("torque_dropped", 0) - bench.before
+    if bad:
+        bench.box.save(bench.folder / f"{fault.name.replace(' ', '_')}.npz")
     return {
         "fault": fault.name,
         "kind": fault.kind,
         "state": state,
         "at_rest": still,
-        "violated": None if gone else report["violated"],
+        "violated": None if gone else bad,
         "torque_dropped": report.get("torque_dropped", 0),
         "first_violation": report.get("first_violation", ""),
         "reason": bench.reason,
@@ -325,6 +328,8 @@ def outcome(bench: Bench, fault: Fault, state: str) -> dict[str, Any]:
 def one(bench: Bench, fault: Fault) -> dict[str, Any]:
     """Swing, inject, wait, look, and swing again."""
     bench.swing()
+    seen = bench.box.report()
+    bench.before = seen["violated"] + seen.get("torque_dropped", 0)
     inject(bench, fault)
     bench.reason, state = "", "gone"
     until = time.monotonic() + AFTER_S
