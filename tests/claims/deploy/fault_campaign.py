@@ -190,6 +190,8 @@ class Bench:
             except DeployError:
                 if attempt == 2:
                     raise
+                # the controller may have latched something that only a person clears
+                self.stopped = True
                 if attempt:
                     self.end()
 
