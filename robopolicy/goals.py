@@ -32,6 +32,9 @@ class GoalConfig:
             for play data Lynch et al. 2019, arXiv 1903.01973); ``recorded``: what the store says was wanted.
         future: Least and most steps ahead of a hindsight goal; near the end of an episode what is left of them.
         draws: Hindsight goals per window: the data set has that many times the windows.
+        difference: The policy also sees by how much each entry differs from the last observation. What has to change is
+            a comparison, and most networks see the goal through one linear layer, which cannot compare. Entries must be
+            named in ``environment_names`` too.
     """
 
     names: tuple[str, ...] = ()
@@ -39,6 +42,7 @@ class GoalConfig:
     source: Literal["hindsight", "recorded"] = "hindsight"
     future: tuple[int, int] = (1, 100)
     draws: int = 1
+    difference: bool = False
 
     def __post_init__(self) -> None:
         problems = []

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robopolicy.errors import ShapeError, explain
+from robopolicy.errors import ConfigError, ShapeError, explain
 from robopolicy.models.affine import Affine
 from robopolicy.models.features import Features, FeatureWidths
 from robopolicy.models.language import SentenceLanguage, TableLanguage
@@ -41,12 +41,14 @@ class ObservationEncoder(nn.Module):
         hidden: Width of a two-layer perceptron over all low-dimensional features whose output joins the features;
             0 for none. FiLM alone sees observations through one linear layer.
         language: Of the instruction, see :func:`robopolicy.models.language.build_language`.
+        goal_difference: The goal's features hold the difference of its entries to the last observation too.
 
     Attributes:
         widths: Of what it gives.
 
     Raises:
         DataError: a stream without statistics, or of the wrong width.
+        ConfigError: a difference of entries that are not observed.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ObservationEncoder(nn.Module):
         vision: VisionConfig,
         hidden: int = 0,
         language: TableLanguage | SentenceLanguage | None = None,
+        goal_difference: bool = False,
     ):
         super().__init__()
         self.horizon = spec.observation_horizon
@@ -78,7 +81,8 @@ class ObservationEncoder(nn.Module):
         self.vision = CameraEncoders(vision, {name: (c.height, c.width) for name, c in cameras.items()})
         width += vision.feature_dim * len(spec.cameras)
         self.goal = Affine(normalizer.require_width("goal", spec.goal)) if spec.goal else None
-        told = spec.goal + vision.feature_dim * len(spec.goal_cameras)
+        self.compared = _compared(spec) if goal_difference else []
+        told = spec.goal + len(self.compared) + vision.feature_dim * len(spec.goal_cameras)
         self.language = language
         self.widths = FeatureWidths(
             horizon=self.horizon,
@@ -131,7 +135,7 @@ class ObservationEncoder(nn.Module):
         words = None
         if self.language is not None:
             words = self.language([""] * len(steps) if language is None else list(language))
-        return Features(steps, extra, self._goal(goal, wanted, keep_goal, steps), words)
+        return Features(steps, extra, self._goal(goal, wanted, keep_goal, steps, environment_state), words)
 
     def _see(
         self,
@@ -161,9 +165,14 @@ class ObservationEncoder(nn.Module):
         return seen, {name: found[name][:, -1] for name in goals}
 
     def _goal(
-        self, goal: Tensor | None, pictures: Mapping[str, Tensor], keep: Tensor | None, steps: Tensor
+        self,
+        goal: Tensor | None,
+        pictures: Mapping[str, Tensor],
+        keep: Tensor | None,
+        steps: Tensor,
+        seen: Tensor | None,
     ) -> Tensor | None:
-        """Normalised goal, features of its pictures [B, feature_dim] and a 1; all 0 where it is withheld."""
+        """Normalised goal, differences, features of its pictures [B, feature_dim] and a 1; all 0 where withheld."""
         if not self.widths.goal:
             return None
         given = [goal is not None] * (self.goal is not None) + [bool(pictures)] * bool(self.goal_cameras)
@@ -178,5 +187,23 @@ class ObservationEncoder(nn.Module):
                 )
             )
         parts = [self.goal(goal)] if self.goal is not None else []
+        if self.compared and goal is not None and seen is not None:
+            assert self.goal is not None
+            parts.append((goal - seen[:, -1, self.compared]) * self.goal.scale)
         told = torch.cat([*parts, *pictures.values(), steps.new_ones((len(steps), 1))], dim=-1)
         return told if keep is None else told * keep[:, None].to(told.dtype)
+
+
+def _compared(spec: PolicySpec) -> list[int]:
+    """Where the goal's entries stand in the observed environment state."""
+    missing = [name for name in spec.goal_names if name not in spec.environment_names]
+    if missing or not spec.goal_names:
+        raise ConfigError(
+            explain(
+                "goal.difference needs every entry of the goal among what is observed",
+                given=f"goal.names {missing or '()'}",
+                allowed=spec.environment_names,
+                mend="name them in environment_names, or set goal.difference=false",
+            )
+        )
+    return [spec.environment_names.index(name) for name in spec.goal_names]

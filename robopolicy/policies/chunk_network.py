@@ -174,7 +174,10 @@ class ChunkNetwork(nn.Module, ABC):
         """From observations to features; a family that wants other features makes its own."""
         config = self.config
         words = build_language(config.language)
-        return ObservationEncoder(self._spec, self.normalizer, config.vision, config.observation_mlp, words)
+        difference = isinstance(config.goal, GoalConfig) and config.goal.difference
+        return ObservationEncoder(
+            self._spec, self.normalizer, config.vision, config.observation_mlp, words, goal_difference=difference
+        )
 
     def _make_network(self) -> nn.Module:
         """The network between features and chunk; a family without a denoiser makes its own."""

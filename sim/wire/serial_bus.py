@@ -191,7 +191,8 @@ class SerialServoBus(ABC):
 
     def files(self) -> list[Watch]:
         """The terminal."""
-        if self._line is None or self.faults.freeze:
+        # what came while it was frozen is thrown away by the next cycle, before anything is read
+        if self._line is None or self.faults.freeze or self._frozen:
             return []
         return [(self._line.file, self._receive)]
 

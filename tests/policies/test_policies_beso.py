@@ -309,3 +309,28 @@ def test_words_of_eval():
     for twice in (["policy.a=1", "policy.a=2"], ["policy.sampler=5", "policy.sampler.steps=5"]):
         with pytest.raises(ConfigError, match="given twice"):
             split_overrides(twice)
+
+
+def test_the_difference_to_the_goal_is_a_feature_and_is_withheld_with_it(beso):
+    policy = beso(goal={**GOAL, "difference": True}, environment_names=list(ENVIRONMENT))
+    plain = beso(environment_names=list(ENVIRONMENT))
+    assert policy.encoder.widths.goal == plain.encoder.widths.goal + 2
+    state = torch.zeros(1, policy.spec.observation_horizon, len(policy.spec.embodiment.state))
+    environment = torch.tensor([[[0.1, 0.2, 0.0], [0.3, 0.1, 1.0]]])[:, -policy.spec.observation_horizon :]
+
+    def told(goal, **more):
+        with torch.no_grad():
+            return policy.encoder(state, environment, {}, goal=goal, **more).goal[0]
+
+    there = told(torch.tensor([[0.3, 1.0]]))  # entries cube.x and lamp, as they are in the last observation
+    assert there[2:4].tolist() == [0.0, 0.0]
+    other = told(torch.tensor([[0.5, 0.0]]))
+    scale = policy.encoder.goal.scale
+    assert other[2:4].tolist() == pytest.approx([0.2 * scale[0].item(), -1.0 * scale[1].item()], rel=1e-5)
+    assert not told(None).any()
+    assert not told(torch.tensor([[0.5, 0.0]]), keep_goal=torch.tensor([False])).any()
+
+
+def test_a_difference_to_what_is_not_observed_is_refused(beso):
+    with pytest.raises(ConfigError, match=r"goal.difference needs every entry"):
+        beso(goal={**GOAL, "difference": True})

@@ -175,6 +175,8 @@ class Bench:
             ),
         )
         self.daemon: Daemon | None = None
+        self.stopped = False
+        self.before = 0
 
     def swing(self) -> None:
         """Whatever happened, bring the arm into motion, with a new daemon if it must be; three attempts.
@@ -188,13 +190,18 @@ class Bench:
             except DeployError:
                 if attempt == 2:
                     raise
+                # the controller may have latched something that only a person clears
+                self.stopped = True
                 if attempt:
                     self.end()
 
     def _swing(self) -> None:
         self.fault_file.write_text("")
         self.box.fault(**CLEAR)
-        self.box.recover()
+        if self.stopped:
+            # a person at the pendant, or at the switch of the supply
+            self.box.recover()
+        self.stopped = False
         if self.daemon is not None and not self._whole():
             self.end()
         if self.daemon is None:
@@ -256,6 +263,7 @@ def inject(bench: Bench, fault: Fault) -> None:
         bench.fault_file.write_text(name)
     elif name in WIRE:
         bench.box.fault(**WIRE[name])
+        bench.stopped = name in ("protective_stop", "emergency_stop")
     elif fault.kind == "process":
         _process(bench, name)
     elif name in ("stop", "estop"):
@@ -303,13 +311,15 @@ def outcome(bench: Bench, fault: Fault, state: str) -> dict[str, Any]:
     report = {} if gone else bench.box.report()
     still = gone or bool(report["at_rest"])
     ended = state in STOPPED and still
-    bad = 0 if gone else report["violated"] + report.get("torque_dropped", 0)
+    bad = 0 if gone else report["violated"] + report.get("torque_dropped", 0) - bench.before
+    if bad:
+        bench.box.save(bench.folder / f"{fault.name.replace(' ', '_')}.npz")
     return {
         "fault": fault.name,
         "kind": fault.kind,
         "state": state,
         "at_rest": still,
-        "violated": None if gone else report["violated"],
+        "violated": None if gone else bad,
         "torque_dropped": report.get("torque_dropped", 0),
         "first_violation": report.get("first_violation", ""),
         "reason": bench.reason,
@@ -320,6 +330,8 @@ def outcome(bench: Bench, fault: Fault, state: str) -> dict[str, Any]:
 def one(bench: Bench, fault: Fault) -> dict[str, Any]:
     """Swing, inject, wait, look, and swing again."""
     bench.swing()
+    seen = bench.box.report()
+    bench.before = seen["violated"] + seen.get("torque_dropped", 0)
     inject(bench, fault)
     bench.reason, state = "", "gone"
     until = time.monotonic() + AFTER_S

@@ -101,6 +101,8 @@ class Swing:
         fault = path.read_text().strip() if path.is_file() else ""
         self._crash(fault)
         change = CHUNK_FAULTS.get(fault)
+        if fault == "jump" and home is None:
+            change = _offset(1.5)  # radians
         return chunk if change is None else dataclasses.replace(chunk, **change(chunk))
 
     @staticmethod
