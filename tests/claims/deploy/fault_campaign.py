@@ -334,8 +334,8 @@ def one(bench: Bench, fault: Fault) -> dict[str, Any]:
     bench.before = seen["violated"] + seen.get("torque_dropped", 0)
     inject(bench, fault)
     bench.reason, state = "", "gone"
-    # without news the arm follows what it has been told to the end, and then waits for a while
-    scheduled_s = 15 * bench.config.card.control_dt_s + bench.config.deploy.dry_grace_s
+    # without news the arm follows what it has been told to the end, ever slower, and then waits for a while
+    scheduled_s = 2.5 * 15 * bench.config.card.control_dt_s + bench.config.deploy.dry_grace_s
     until = time.monotonic() + (AFTER_S if fault.lived_with else max(AFTER_S, scheduled_s + 1.0))
     while time.monotonic() < until:
         time.sleep(0.05)
