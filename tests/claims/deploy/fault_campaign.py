@@ -160,6 +160,11 @@ class Bench:
         self.fault_file.write_text("")
         robot = robot_config(DRIVERS[driver])
         wire = dict(robot.wire)
+        # an address of its own, so that nothing else on this machine is in the way
+        if "link" in wire:
+            wire["link"] = str(folder.resolve() / "bus")
+        if "host" in wire:
+            wire["host"] = "auto"
         self.box = WireProcess(wire.pop("target"), card=robot.embodiment, **wire)
         address = {**robot.driver, **self.box.address}
         fields = {**vars(robot), "process": "", "plant": "", "wire": {}, "driver": address}
