@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from robopolicy.control.executor import Executor, Tick
 from robopolicy.control.pace import Arrivals, Pace
+from robopolicy.control.verdict import Limit
 from robopolicy.deploy import align
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DeployConfig
@@ -35,6 +36,8 @@ __all__ = ["Arm", "StreamingDriver"]
 
 Vector = NDArray[np.float64]
 REST_TICKS = 5
+KEPT_BACK = Limit.POSITION | Limit.WORKSPACE | Limit.CLEARANCE
+"""Limits that a sound policy does not run into for seconds; speed, acceleration and jerk it meets all the time."""
 
 
 class StreamingDriver(RobotDriver, Protocol):
@@ -383,7 +386,7 @@ class Arm:
         assert self._measured is not None
         assert self._command is not None
         found = self._watchdog.check(
-            self._command, np.asarray(self._measured.position, float), self._driver, bool(tick.verdict.bits)
+            self._command, np.asarray(self._measured.position, float), self._driver, bool(tick.verdict.bits & KEPT_BACK)
         )
         if found is not None and self._executor.fault is None:
             self._executor.limiter.trip(*found)

@@ -1,4 +1,4 @@
-"""Faults that only show in what the robot does: it does not follow, it pushes, or it is clipped all the time."""
+"""Faults that only show in what the robot does: it does not follow, it pushes, or it is kept back without end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class WatchConfig:
     torque_nm: float = setting("torque at the tool that is a fault, N m; 0: none", default=0.0, ge=0)
     force_s: float = setting("the force has to last this long, s", default=0.05, ge=0)
     clipped_s: float = setting(
-        "the limiter may change requests without a pause this long, s; 0: for ever", default=5.0, ge=0
+        "requests may lie outside range, workspace or clearance this long without a pause, s; 0: for ever",
+        default=10.0,
+        ge=0,
     )
 
 
@@ -69,7 +71,7 @@ class Watch:
             command: [J] setpoint just sent.
             measured: [J] newest position.
             driver: Asked for the force, where it can tell.
-            clipped: Whether the limiter changed the request.
+            clipped: Whether the limiter kept the arm from where it was asked to go.
         """
         return self._following(command, measured) or self._force(driver) or self._clipped(clipped)
 
@@ -108,4 +110,4 @@ class Watch:
     def _clipped(self, clipped: bool) -> tuple[str, Limit] | None:
         if not self._lasts("clipped", clipped) or not self._config.clipped_s:
             return None
-        return f"the limiter has changed every request for {self._config.clipped_s} s", Limit.CLIPPING
+        return f"the limiter has kept the arm back for {self._config.clipped_s} s", Limit.CLIPPING

@@ -101,7 +101,7 @@ class UrControl:
                 raise DeployError(
                     explain("the process of ur_rtde has ended", given=why, mend="connect again, then enable")
                 )
-            if self._pending:
+            if self._pending and answer[0] not in (SERVO, FEED):
                 self._pending.pop(0)
             if len(answer) > 1:
                 what, why = NAMES[answer[0] % len(NAMES)], answer[1:].decode("utf-8", "replace")

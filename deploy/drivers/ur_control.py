@@ -48,11 +48,10 @@ class _Control:
             return self._play()
         made = self._made
         if made is None or not made.isConnected() or not made.isProgramRunning():
-            # where no program runs, nothing has to be stopped
-            return None if kind in (SERVO, FEED) else "" if kind in (STOP, END) else "no program runs"
+            # where no program runs, nothing has to be stopped; but a setpoint that is lost makes the next one a jump
+            return None if kind == FEED else "" if kind in (STOP, END) else "no program runs"
         if kind == SERVO:
-            made.servoJ(numbers[:6], 0.0, 0.0, *numbers[6:])
-            return None
+            return None if made.servoJ(numbers[:6], 0.0, 0.0, *numbers[6:]) else "the setpoint was not taken"
         if kind == FEED:
             made.kickWatchdog()
             return None

@@ -160,6 +160,11 @@ class Bench:
         self.fault_file.write_text("")
         robot = robot_config(DRIVERS[driver])
         wire = dict(robot.wire)
+        # an address of its own, so that nothing else on this machine is in the way
+        if "link" in wire:
+            wire["link"] = str(folder.resolve() / "bus")
+        if "host" in wire:
+            wire["host"] = "auto"
         self.box = WireProcess(wire.pop("target"), card=robot.embodiment, **wire)
         address = {**robot.driver, **self.box.address}
         fields = {**vars(robot), "process": "", "plant": "", "wire": {}, "driver": address}
@@ -334,7 +339,9 @@ def one(bench: Bench, fault: Fault) -> dict[str, Any]:
     bench.before = seen["violated"] + seen.get("torque_dropped", 0)
     inject(bench, fault)
     bench.reason, state = "", "gone"
-    until = time.monotonic() + AFTER_S
+    # without news the arm follows what it has been told to the end, ever slower, and then waits for a while
+    scheduled_s = 2.5 * 15 * bench.config.card.control_dt_s + bench.config.deploy.dry_grace_s
+    until = time.monotonic() + (AFTER_S if fault.lived_with else max(AFTER_S, scheduled_s + 1.0))
     while time.monotonic() < until:
         time.sleep(0.05)
         with contextlib.suppress(DeployError):

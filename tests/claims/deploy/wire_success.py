@@ -4,9 +4,9 @@
 
 Budget: full (about twenty minutes a robot; the deployed episodes are in real time). Per robot: 200 demonstrations on
 its card, recipe pick_place/diffusion with seed 0, the last checkpoint; ``robopolicy eval`` on the first unseen
-episodes, then the same episodes through ``robopolicy deploy``: policy worker, real-time loop, driver on the vendor's
-library (``ur-rtde`` at 500 Hz, the Feetech SDK), and the vendor's controller played on its own wire with the MuJoCo
-scene behind it. What is finished in --work is not done again.
+episodes, then the same episodes through ``robopolicy deploy deploy=rtc``: policy worker, real-time loop, driver on
+the vendor's library (``ur-rtde`` at 500 Hz, the Feetech SDK), and the vendor's controller played on its own wire with
+the MuJoCo scene behind it. What is finished in --work is not done again.
 
 Target: success through the wire at most 5 points below ``eval`` (paired), no setpoint out of the envelope at the wire.
 Control: the null policy through the same wire.
@@ -59,7 +59,9 @@ def evaluated(run: Path, episodes: int) -> dict[int, bool]:
 def deployed(policy: object, robot: str, out: Path, episodes: int) -> dict[str, Any]:
     """The block of ``robopolicy deploy``."""
     if not (out / "episodes.json").is_file():
-        words = (policy, f"robot={robot}", f"episodes={episodes}", f"out={out}")
+        # the null policy cannot continue a chunk
+        between = "deploy=default" if policy == "null" else "deploy=rtc"
+        words = (policy, f"robot={robot}", between, f"episodes={episodes}", f"out={out}")
         claim_run.robopolicy("deploy", *words, log=Path(f"{out}.log"))
     block: dict[str, Any] = json.loads((out / "episodes.json").read_text())
     return block
