@@ -58,7 +58,7 @@ class ControlConfig:
     acceleration_scale: float = 0.7
     jerk_scale: float | None = None
     gripper_scale: float = 1.0
-    blend_knots: float = 3.0
+    blend_knots: float = 4.0
     stop_tail_knots: float = 3.0
     max_staleness_s: float = 1.0
     max_state_age_s: float = 0.1

@@ -187,14 +187,14 @@ def test_a_chunk_after_the_path_has_come_to_rest_is_cold_again(
     assert schedule.at(resting + 4 * DT_NS)[1] == pytest.approx(base[1] + 0.08, abs=1e-12)
 
 
-def test_overlap_is_blended_over_three_knots(schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray) -> None:
+def test_overlap_is_blended_over_four_knots(schedule: ChunkSchedule, panda: Embodiment, base: np.ndarray) -> None:
     schedule.merge(chunk(panda, base, 0, [0.0] * 16), 0)
     now = 4 * DT_NS
     schedule.merge(chunk(panda, base, now, [0.03] * 16), now)
-    at_knots = [schedule.at(now + i * DT_NS)[1] - base[1] for i in range(5)]
-    weights = blend_weight(np.arange(5) * DT_NS, 3 * DT_NS)
+    at_knots = [schedule.at(now + i * DT_NS)[1] - base[1] for i in range(6)]
+    weights = blend_weight(np.arange(6) * DT_NS, 4 * DT_NS)
     assert at_knots == pytest.approx(0.03 * weights, abs=1e-12)
-    assert weights.tolist() == pytest.approx([0, 7 / 27, 20 / 27, 1, 1])
+    assert weights.tolist() == pytest.approx([0, 10 / 64, 1 / 2, 54 / 64, 1, 1])
 
 
 def test_without_blend_the_switch_is_at_once(panda: Embodiment, base: np.ndarray) -> None:

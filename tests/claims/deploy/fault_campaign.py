@@ -1,4 +1,4 @@
-"""Faults in motion, for five drivers: how each ends, and what the simulated controller saw at its wire.
+"""Faults in motion, for four drivers: how each ends, and what the simulated controller saw at its wire.
 
     python tests/claims/deploy/fault_campaign.py --work runs/claims/faults --out docs/results
 
@@ -13,8 +13,7 @@ operator may do. What is finished in --work is not done again. Wanted of every s
 - no motor's torque was dropped, where the box can tell;
 - afterwards, with the fault gone and a person arming again, the arm swings again.
 
-Control: the same daemon with the limiter's answer replaced by the raw request (a driver that adds a step of 0.2 rad to
-one setpoint) is seen by every box.
+Control: what judges the wire sees a stream with one step of 0.2 rad in it, for every card.
 """
 
 from __future__ import annotations
