@@ -132,7 +132,9 @@ class TokenEncoder(ObservationEncoder):
         words = None
         if self.language is not None:
             words = self.language([""] * len(steps) if language is None else list(language))
-        return TokenFeatures(steps, extra, self._goal(goal, {}, keep_goal, steps, environment_state), words, tuple(maps))
+        return TokenFeatures(
+            steps, extra, self._goal(goal, {}, keep_goal, steps, environment_state), words, tuple(maps)
+        )
 
 
 def _waves(position: Tensor, width: int) -> Tensor:
