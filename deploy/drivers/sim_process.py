@@ -19,6 +19,7 @@ from robopolicy.control.setpoint_check import VIOLATIONS
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import read_daemon
 from robopolicy.deploy.drivers.controller import RobotController
+from robopolicy.deploy.drivers.sensor_frame import write_frame
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
 from robopolicy.deploy.records import TEXT_BYTES
 from robopolicy.deploy.shm import monotonic_ns
@@ -130,17 +131,15 @@ class SimRobot:
         self._bus.heartbeat.beat("robot")
 
     def _publish_frame(self, time_ns: int) -> None:
-        ring, sensed = self._bus.ring("frames"), self._plant.sense()
-        record = np.zeros((), ring.dtype)
-        record["time_ns"], record["scene"], record["step"] = time_ns, self._scene, self._k // self._per_frame
-        record["index"], record["split"], record["success"] = self._index, self._split.encode(), sensed.success
-        record["state"], record["joint_position"] = sensed.state, sensed.joint_position
-        width = len(sensed.environment_state)
-        record["environment_width"] = width
-        record["environment_state"][:width] = sensed.environment_state
-        for name, image in sensed.image.items():
-            record[f"image/{name}"] = image
-        ring.write(record)
+        write_frame(
+            self._bus.ring("frames"),
+            self._plant.sense(),
+            time_ns=time_ns,
+            scene=self._scene,
+            step=self._k // self._per_frame,
+            split=self._split,
+            index=self._index,
+        )
 
     def _publish_report(self) -> None:
         controller, ring = self._controller, self._bus.ring("report")

@@ -17,6 +17,7 @@ import numpy as np
 from robopolicy.control.setpoint_check import VIOLATIONS
 from robopolicy.deploy.bus import Bus
 from robopolicy.deploy.config import DaemonConfig, read_daemon
+from robopolicy.deploy.drivers.sensor_frame import write_frame
 from robopolicy.deploy.process import ParentWatch, become_realtime, ignore_terminal_signals
 from robopolicy.deploy.records import TEXT_BYTES
 from robopolicy.deploy.shm import monotonic_ns
@@ -125,17 +126,15 @@ class WireRobot:
             self._box.recorder.save(folder / f"{self._split or 'start'}-{self._index:05d}.npz")
 
     def _publish_frame(self) -> None:
-        ring, sensed = self._bus.ring("frames"), self._box.plant.sense()
-        record = np.zeros((), ring.dtype)
-        record["time_ns"], record["scene"], record["step"] = self.loop.time_ns, self._scene, self._step
-        record["index"], record["split"], record["success"] = self._index, self._split.encode(), sensed.success
-        record["state"], record["joint_position"] = sensed.state, sensed.joint_position
-        width = len(sensed.environment_state)
-        record["environment_width"] = width
-        record["environment_state"][:width] = sensed.environment_state
-        for name, image in sensed.image.items():
-            record[f"image/{name}"] = image
-        ring.write(record)
+        write_frame(
+            self._bus.ring("frames"),
+            self._box.plant.sense(),
+            time_ns=self.loop.time_ns,
+            scene=self._scene,
+            step=self._step,
+            split=self._split,
+            index=self._index,
+        )
 
     def _publish_report(self) -> None:
         ring, box = self._bus.ring("report"), self._box
