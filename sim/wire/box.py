@@ -19,8 +19,6 @@ Watch = tuple[Any, Callable[[], None]]
 """A file object, and what to call when it can be read."""
 
 SLIP_NS = 250_000_000
-WORK_SHARE = 0.8
-"""Physics may take at most this share of the time; the rest is for answers."""
 
 
 def monotonic_ns() -> int:

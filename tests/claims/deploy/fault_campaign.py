@@ -81,7 +81,7 @@ CHUNKS = [
 LIVED_CHUNKS = ["small_jump", "bang_bang", "one_row"]
 FAULTS = (
     *(Fault(name, "chunk", name in LIVED_CHUNKS) for name in (*CHUNKS, *LIVED_CHUNKS)),
-    *(Fault(name, "policy", name in ("slow", "leaks"), name != "slow") for name in ("raises", "exits", "killed")),
+    *(Fault(name, "policy", fresh=True) for name in ("raises", "exits", "killed")),
     Fault("hangs", "policy", fresh=True),
     Fault("suspended", "policy", fresh=True),
     Fault("slow", "policy", True),
@@ -206,6 +206,9 @@ class Bench:
             # a person at the pendant, or at the switch of the supply
             self.box.recover()
         self.stopped = False
+        # from here on everything counts, the way back into motion too; what a person did at the supply does not
+        seen = self.box.report()
+        self.before = seen["violated"] + seen.get("torque_dropped", 0)
         if self.daemon is not None and not self._whole():
             self.end()
         if self.daemon is None:
@@ -334,8 +337,6 @@ def outcome(bench: Bench, fault: Fault, state: str) -> dict[str, Any]:
 def one(bench: Bench, fault: Fault) -> dict[str, Any]:
     """Swing, inject, wait, look, and swing again."""
     bench.swing()
-    seen = bench.box.report()
-    bench.before = seen["violated"] + seen.get("torque_dropped", 0)
     inject(bench, fault)
     bench.reason, state = "", "gone"
     # without news the arm follows what it has been told to the end, ever slower, and then waits for a while

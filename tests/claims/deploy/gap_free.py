@@ -130,7 +130,7 @@ def ours(calls: list[Call], **changed: Any) -> dict[str, Any]:
         clock.advance_ns(tick_ns)
         arm.step(clock.now_ns(), 0)
     clock.advance_ns(tick_ns)
-    begin_ns, before = clock.now_ns(), executor.counters.seams
+    begin_ns, before, head = clock.now_ns(), executor.counters.seams, len(driver.sent)
     while (clock.now_ns() - begin_ns) / 1e9 < SECONDS:
         now_ns = clock.now_ns()
         bus.heartbeat.beat("worker", now_ns)
@@ -154,6 +154,7 @@ def ours(calls: list[Call], **changed: Any) -> dict[str, Any]:
     counters = executor.counters
     return {
         "positions": positions,
+        "begins": head,
         "seams": seams[2:],
         "missing": missing,
         "running": running,

@@ -2,13 +2,14 @@
 
     python tests/claims/deploy/realtime_loop.py --work runs/claims/realtime --out docs/results
 
-Budget: quick (five minutes; a quiet machine; SCHED_FIFO where the system allows it). Both loops run at 500 Hz with the
-same priority, in slices of one second, turn by turn; each pair of slices gives a ratio, and the figure is their median.
-``rt_lateness``: p99 at most 1.5 times and p50 at most 1.3 times that of the bare loop, alone and beside two busy
-processes. Control: the same loop with ordinary priority beside the two busy processes must be worse than with FIFO.
-``rt_work``: CPU time of a tick on the thread's own clock (read, state machine, chunks, splice, inverse kinematics,
-limiter, record), p99 at most 250 us over 50,000 ticks, and no memory gained over 50,000 more. Control: a tick with the
-compiled half left out must cost more.
+Budget: quick (five minutes; a quiet machine; SCHED_FIFO where the system allows it). Both loops run at 500 Hz with
+the same priority, in slices of one second, turn by turn; each pair of slices gives a ratio, and the figure is their
+median. ``rt_lateness``: p99 at most 1.5 times and p50 at most 1.3 times that of the bare loop, alone and beside two
+busy processes. Control: the same loop with ordinary priority beside the two busy processes must be worse than with
+FIFO. ``rt_work`` (a driver in memory and no black box; a real driver and the tape come on top): CPU time of a tick on
+the thread's own clock (read, state machine, chunks, splice, inverse kinematics, limiter, record), p99 at most 250 us
+over 50,000 ticks, and no memory gained over 50,000 more. Control: a tick with the compiled half left out must cost
+more.
 """
 
 from __future__ import annotations
