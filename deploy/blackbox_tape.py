@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from robopolicy.deploy.driver_proxy import DriverProxy, in_front_of
 from robopolicy.deploy.shm import RecordRing
 from robopolicy.deploy.state_machine import EVENTS
+from robopolicy.errors import DeployError
 from robopolicy.types import RobotState, Setpoint
 
 __all__ = ["CALLS", "OUTCOMES", "Tape", "TapedArm", "tape_dtype"]
 
-CALLS = {"command": 1, "hold": 2, "stop": 4, "close": 8}
-"""Bits of ``calls``: what the arm asked of its driver in the tick."""
+CALLS = {"command": 1, "hold": 2, "stop": 4, "close": 8, "refused": 16}
+"""Bits of ``calls``: what the arm asked of its driver in the tick, and whether the driver refused the command."""
 
 OUTCOMES = ("not called", "well", "refused")
 """Values of ``read``, ``connect`` and ``enable``; ``refused`` means that the driver raised a DeployError."""
@@ -159,7 +160,11 @@ class _TapedDriver(DriverProxy):
         record["calls"] |= CALLS["command"]
         record["t_setpoint_ns"], record["t_sent_ns"] = setpoint.time_ns, t_ns
         record["setpoint"], record["flags"] = setpoint.position, self.flags
-        super().command(setpoint, t_ns)
+        try:
+            super().command(setpoint, t_ns)
+        except DeployError:
+            record["calls"] |= CALLS["refused"]
+            raise
 
     def hold(self) -> None:
         self._tape.record["calls"] |= CALLS["hold"]

@@ -121,6 +121,9 @@ class RecordedDriver:
         """Keep it for the comparison."""
         self._calls |= CALLS["command"]
         self._setpoint, self._time_ns = np.array(setpoint.position, float), setpoint.time_ns
+        if int(self._inputs.now["calls"]) & CALLS["refused"]:
+            self._calls |= CALLS["refused"]
+            self._refuse("command")
 
     def hold(self) -> None:
         """Note it."""
@@ -136,8 +139,11 @@ class RecordedDriver:
 
     def _answer(self, name: str) -> None:
         if int(self._inputs.now[name]) == REFUSED:
-            message = bytes(self._inputs.states["message"][self._inputs.index]).decode("utf-8", "replace")
-            raise DeployError(message or f"{name} was refused")
+            self._refuse(name)
+
+    def _refuse(self, name: str) -> None:
+        message = bytes(self._inputs.states["message"][self._inputs.index]).decode("utf-8", "replace")
+        raise DeployError(message or f"{name} was refused")
 
     def _scale(self) -> float:
         scale = float(self._inputs.now["speed_scale"])

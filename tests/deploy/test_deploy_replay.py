@@ -282,3 +282,32 @@ def test_a_recording_without_ticks_is_refused(tmp_path):
         pass
     with pytest.raises(DeployError, match="no ticks"):
         recompute(log_of(tmp_path))
+
+
+class Refusing(Follower):
+    """Takes no setpoint once it is told to."""
+
+    refuses = False
+
+    def command(self, setpoint, t_ns):
+        if self.refuses:
+            raise DeployError("the program takes no setpoints")
+        super().command(setpoint, t_ns)
+
+
+def test_a_setpoint_that_the_driver_refused_is_an_input_too(tmp_path):
+    with TapedRig(tmp_path, Refusing) as rig:
+        rig.up().run(2)
+        rig.driver.refuses = True
+        rig.step(10)
+        assert rig.arm.state is State.FAULT
+    log = log_of(tmp_path)
+    report = recompute(log)
+    assert report.exact, report.first
+    tape = log.records("/binary/tape")
+    index = int(np.flatnonzero(tape["calls"] & 16)[0])
+
+    def forget(record):
+        record["calls"] &= 15
+
+    assert recompute(tampered(log, "/binary/tape", index, forget)).different > 0
